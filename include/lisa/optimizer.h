@@ -1,0 +1,111 @@
+/* optimizer.h - AdamW on the groups that train: gradients, moments, masters, and their swap.
+ *
+ * m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2
+ * w = w - lr wd w - lr (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + eps)
+ * (Loshchilov and Hutter, arXiv 1711.05101, as torch.optim.AdamW orders it). t counts a group's own
+ * steps since its state was made.
+ *
+ * SPDX-License-Identifier: MIT */
+#ifndef LISA_OPTIMIZER_H
+#define LISA_OPTIMIZER_H
+
+#include "model.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Threads: as its context. */
+typedef struct lisa_optimizer lisa_optimizer;
+
+/* What happens to the state of a layer that leaves the mask. */
+#define LISA_STATE_DROP 1    /* freed; a returning layer starts at m = v = t = 0 */
+#define LISA_STATE_KEEP 2    /* held for every layer, all the time */
+#define LISA_STATE_OFFLOAD 3 /* held for every layer in a scratch file (CPU) or in host memory */
+
+typedef struct lisa_optimizer_options {
+    size_t struct_size;
+    double lr;           /* default 1e-5; see lisa_optimizer_set_lr */
+    double beta1;        /* default 0.9 */
+    double beta2;        /* default 0.999 */
+    double eps;          /* default 1e-8 */
+    double weight_decay; /* default 0; never on norms, biases and embeddings */
+    double max_grad_norm; /* default 0: no clipping; else torch's clip_grad_norm_ over active groups */
+    uint64_t seed;       /* of stochastic rounding */
+    uint32_t max_active_layers; /* slots; default 0: all layers (full AdamW) */
+    uint32_t state_policy;      /* LISA_STATE_*; default DROP */
+    uint32_t train_embedding;   /* default 1; 0 reserves nothing for the group and freezes it */
+    uint32_t train_head;        /* default 1; likewise */
+    const char *scratch_dir;    /* OFFLOAD on the CPU: a directory on a disk, not tmpfs */
+} lisa_optimizer_options;
+
+LISA_API lisa_status lisa_optimizer_options_init(lisa_optimizer_options *options,
+                                                 size_t struct_size);
+
+/* Reserves slots and gradients, and binds to the model: a second optimizer on it is LISA_E_STATE
+ * until this one is destroyed. The first mask in force is "everything it may train", if the slots
+ * hold that, else "no layers". */
+LISA_API lisa_status lisa_optimizer_create(lisa_optimizer **out, lisa_model *model,
+                                           const lisa_optimizer_options *options);
+
+/* Unbinds and destroys; 16-bit weights keep their masters' nearest values. NULL is a no-op. */
+LISA_API void lisa_optimizer_destroy(lisa_optimizer *optimizer);
+
+/* Learning rate of the following steps; finite and >= 0. */
+LISA_API lisa_status lisa_optimizer_set_lr(lisa_optimizer *optimizer, double lr);
+
+/* Makes a mask (n_groups = L + 2 bytes) the one in force and re-binds slots. LISA_E_BUDGET above
+ * max_active_layers; LISA_E_STATE inside an accumulation window, unless the mask is the same. */
+LISA_API lisa_status lisa_optimizer_apply_mask(lisa_optimizer *optimizer, const uint8_t *mask,
+                                               uint32_t n_groups);
+
+/* Copies the mask in force. */
+LISA_API lisa_status lisa_optimizer_get_mask(const lisa_optimizer *optimizer, uint8_t *mask,
+                                             uint32_t n_groups);
+
+/* What one update did. */
+typedef struct lisa_step_stats {
+    size_t struct_size;
+    double loss;       /* weighted mean over the window */
+    double weight_sum; /* the sum of target weights it was divided by */
+    double grad_norm;  /* of the normalised gradient of active groups, before clipping */
+    double lr;
+    uint64_t n_targets; /* scored positions of the window */
+    uint32_t n_backward; /* batches of the window */
+    uint32_t updated;    /* 0: no targets in the window, nothing changed and no step counted */
+    uint32_t swapped;    /* train_step: 1 when this step's mask replaced another */
+    uint32_t n_active_layers;
+} lisa_step_stats;
+
+/* Updates the active groups from the window's gradients, then clears them. stats may be NULL, else
+ * its struct_size must be set. LISA_E_STATE without a backward; LISA_E_NONFINITE names the first bad
+ * tensor, leaves weights and moments as they were and voids the window. */
+LISA_API lisa_status lisa_optimizer_step(lisa_optimizer *optimizer, lisa_step_stats *stats);
+
+/* Forgets the window: gradients cleared, nothing else. */
+LISA_API lisa_status lisa_optimizer_discard(lisa_optimizer *optimizer);
+
+/* The contiguous region of un-normalised gradient sums of the active groups, led by 64 bytes whose
+ * first element is the window's sum of target weights: all-reduce it as n_elements of `dtype` and
+ * step divides. Borrowed; host memory on the CPU backends, device memory on others; valid until the
+ * mask changes. */
+LISA_API lisa_status lisa_optimizer_gradients(lisa_optimizer *optimizer, void **data,
+                                              uint64_t *n_elements, uint32_t *dtype);
+
+/* Copies one tensor's gradient sum out (dtype F32 or F64). LISA_E_STATE when its group is frozen. */
+LISA_API lisa_status lisa_optimizer_gradient_read(lisa_optimizer *optimizer, uint32_t tensor,
+                                                  void *data, uint32_t dtype, uint64_t n_elements);
+
+/* Euclidean norm of a group's un-normalised gradient; 0 when frozen. */
+LISA_API lisa_status lisa_optimizer_gradient_norm(lisa_optimizer *optimizer, uint32_t group,
+                                                  double *norm);
+
+/* Steps counted by a group's state; 0 when it holds none. */
+LISA_API lisa_status lisa_optimizer_group_steps(const lisa_optimizer *optimizer, uint32_t group,
+                                                uint64_t *steps);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

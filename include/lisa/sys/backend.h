@@ -1,0 +1,274 @@
+/* backend.h - the table of operations that a compute backend fills in.
+ *
+ * For people who write a backend. Versioned by equality (LISA_BACKEND_API_VERSION), outside the
+ * stable ABI. The reference backend (liblisa/backend/reference) defines what each operation means;
+ * tests/conformance holds every other backend to it.
+ *
+ * Conventions
+ * - Pointers named in an operation's struct are memory of the backend ("device memory") unless said
+ *   otherwise; where a backend has LISA_BACKEND_HOST_MEMORY they are ordinary pointers.
+ * - `real` is the backend's type of activations, gradients and moments: float, or double where
+ *   real_dtype is LISA_DTYPE_F64. Accumulations are in real or wider; scalars come as double.
+ * - `lisa_typed` weights may be F32, BF16, F16 or F64.
+ * - Matrices are row-major, ld* are row strides in elements. N = rows (tokens).
+ * - "+=" operations add to their output. In-place use is allowed only where a field says so.
+ * - Every operation returns a lisa_status and on failure sets a text through host->fail.
+ * - Results do not depend on the number of threads.
+ *
+ * SPDX-License-Identifier: MIT */
+#ifndef LISA_SYS_BACKEND_H
+#define LISA_SYS_BACKEND_H
+
+#include "../common.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define LISA_BACKEND_API_VERSION 1
+
+/* Flags of a backend. */
+#define LISA_BACKEND_HOST_MEMORY 1u /* its memory is the host's: weights may be used in place */
+
+/* What liblisa lends to a backend for its lifetime. */
+typedef struct lisa_backend_host {
+    void *self;
+    /* Memory of a class (LISA_MEM_*), counted and limited; 64-byte aligned. NULL: the status and text
+     * are already set. */
+    void *(*alloc)(void *self, uint32_t memory_class, size_t bytes);
+    void (*release)(void *self, uint32_t memory_class, void *ptr, size_t bytes);
+    /* Sets the calling thread's error text and returns `status`. */
+    lisa_status (*fail)(void *self, lisa_status status, const char *text);
+    /* Calls task(arg, i) for every i in [0, n), on the context's threads. A task must not fail.
+     * `thread` is in [0, n_threads). */
+    void (*parallel)(void *self, uint32_t n, void (*task)(void *arg, uint32_t i, uint32_t thread),
+                     void *arg);
+    uint32_t n_threads;
+} lisa_backend_host;
+
+typedef struct lisa_typed {
+    void *data;
+    uint32_t dtype; /* LISA_DTYPE_* */
+} lisa_typed;
+
+/* C[m,n] = beta C + alpha op(A)[m,k] op(B)[k,n]. beta = 0 does not read C. */
+typedef struct lisa_gemm {
+    uint32_t m, n, k;
+    uint32_t trans_a, trans_b; /* 1: the operand is stored transposed, [k,m] or [n,k] */
+    const void *a;             /* real */
+    size_t lda;
+    lisa_typed b;
+    size_t ldb;
+    void *c; /* real */
+    size_t ldc;
+    double alpha, beta;
+} lisa_gemm;
+
+/* y[N,cols] += bias[cols] forward; dbias[cols] += sum over rows of dy backward. */
+typedef struct lisa_bias {
+    uint32_t rows, cols;
+    void *y; /* forward: in and out; backward: dy, read */
+    size_t ldy;
+    lisa_typed bias; /* forward */
+    void *dbias;     /* backward: real */
+} lisa_bias;
+
+/* out[i,:] = table[index[i],:] (or +=, when accumulate) forward;
+ * dtable[index[i],:] += dout[i,:] backward, in ascending i for each row of the table. */
+typedef struct lisa_embed {
+    uint32_t rows, cols, table_rows;
+    const int32_t *index; /* [rows], each in [0, table_rows) */
+    lisa_typed table;     /* forward */
+    void *out;            /* forward: real [rows, cols] */
+    uint32_t accumulate;  /* forward */
+    const void *dout;     /* backward: real [rows, cols] */
+    void *dtable;         /* backward: real [table_rows, cols] */
+} lisa_embed;
+
+/* dst[i,:] = src[index[i],:] (gather) or dst[index[i],:] = src[i,:] (scatter; indices distinct). */
+typedef struct lisa_rows {
+    uint32_t rows, cols;
+    const int32_t *index; /* [rows] */
+    const void *src;
+    void *dst;
+} lisa_rows;
+
+/* RMSNorm: y = x / sqrt(mean(x^2) + eps) * w. LayerNorm: y = (x - mean) / sqrt(var + eps) * w + b,
+ * var the biased variance. Each of `rows` rows holds `segments` vectors of `cols`, one after the
+ * other, normalised apart (segments = 1 but for qk-norm). stats: real [rows, segments] of 1/sqrt(...)
+ * for RMS, [rows, segments, 2] of mean, 1/sqrt(...) for LAYER.
+ * Backward reads x and stats: dx = (or +=, when accumulate) ..., dweight += ..., dbias += .... */
+typedef struct lisa_norm {
+    uint32_t kind; /* 1 RMS, 2 LAYER (LISA_NORM_*) */
+    uint32_t rows, segments, cols;
+    double eps;
+    const void *x;
+    size_t ldx;
+    lisa_typed weight;
+    lisa_typed bias; /* data NULL: none */
+    void *y;         /* forward */
+    size_t ldy;
+    void *stats;
+    const void *dy; /* backward */
+    size_t lddy;
+    void *dx; /* backward; may be dy */
+    size_t lddx;
+    uint32_t accumulate;
+    void *dweight; /* backward: real [cols] or NULL */
+    void *dbias;   /* backward: real [cols] or NULL */
+} lisa_norm;
+
+/* Rotates the first rotary_dim dims of each head of x [rows, heads * head_dim] in place, pairs
+ * (i, i + rotary_dim/2): x_i' = x_i cos - x_j sin, x_j' = x_j cos + x_i sin. cos, sin: real
+ * [positions, rotary_dim/2]. inverse: the transposed rotation, which is the backward. */
+typedef struct lisa_rope {
+    uint32_t rows, heads, head_dim, rotary_dim;
+    void *x;
+    size_t ldx;
+    const void *cos, *sin;
+    const int32_t *position; /* [rows] */
+    uint32_t inverse;
+} lisa_rope;
+
+/* Causal attention. For sequence b, query t (its absolute place s = n_keys - n_queries + t) sees
+ * keys j with j <= s, j > s - window (window > 0), documents equal. GQA: query head h uses key head
+ * h / (heads / kv_heads). out = softmax(scale q k^T) v; lse: real [batch, heads, n_queries], the log
+ * of the sum of exp(scale q.k). Rows of q, out, dq, dout: [batch * n_queries]; of k, v, dk, dv:
+ * key_stride rows apart per sequence, so a KV cache longer than n_keys may be passed. Backward needs
+ * n_queries == n_keys == key_stride, writes dq, dk, dv (no +=). */
+typedef struct lisa_attention {
+    uint32_t batch, n_queries, n_keys, key_stride;
+    uint32_t heads, kv_heads, head_dim;
+    uint32_t window; /* 0: none */
+    double scale;
+    const int32_t *documents; /* [batch * n_keys] or NULL: all one; n_queries == n_keys if set */
+    const void *q, *k, *v;
+    size_t ldq, ldk, ldv;
+    void *out; /* forward: out; backward: read */
+    size_t ldout;
+    void *lse; /* forward: out, may be NULL; backward: read */
+    const void *dout;
+    size_t lddout;
+    void *dq, *dk, *dv;
+    size_t lddq, lddk, lddv;
+} lisa_attention;
+
+/* y = act(gate) * up (gated) or act(gate) (up = NULL) over n elements. Backward writes dgate and dup
+ * from dy; dgate may be gate, dup may be up. y may be gate or up. */
+typedef struct lisa_activation {
+    uint32_t kind; /* LISA_ACT_* */
+    uint32_t reserved;
+    size_t n;
+    const void *gate, *up;
+    void *y;
+    const void *dy;
+    void *dgate, *dup;
+} lisa_activation;
+
+/* Per row of logits [rows, cols]: nll[i] = weights[i] * (logsumexp - logit[target]), log_probs and
+ * greedy as lisa_model_evaluate gives them (the first of equal maxima is the most likely). With
+ * gradient, logits become weights[i] * (softmax - onehot(target)). */
+typedef struct lisa_cross_entropy {
+    uint32_t rows, cols;
+    void *logits; /* real, in (and out, with gradient) */
+    size_t ldlogits;
+    const int32_t *targets; /* [rows], each in [0, cols) */
+    const float *weights;   /* [rows] */
+    double *nll;            /* [rows] */
+    float *log_probs;       /* [rows] or NULL, unweighted */
+    uint8_t *greedy;        /* [rows] or NULL */
+    uint32_t gradient;
+    uint32_t reserved;
+} lisa_cross_entropy;
+
+/* AdamW on n elements, in the order of torch.optim.AdamW:
+ *   g' = g * grad_scale;  w -= lr * weight_decay * w
+ *   m = beta1 m + (1 - beta1) g';  v = beta2 v + (1 - beta2) g'^2
+ *   w -= (lr / correction1) * m / (sqrt(v) / sqrt(correction2) + eps)
+ * correction_i = 1 - beta_i^t. `low` completes a 16-bit weight to its fp32 master: int16_t[n] for
+ * BF16 (bits32 = (bf16 << 16) + low, modulo 2^32; a finite master that would be Inf as bf16 is
+ * saturated to the largest finite bf16), float[n], the master itself, for F16; NULL for F32, F64. */
+typedef struct lisa_adamw {
+    size_t n;
+    lisa_typed weight; /* in and out */
+    void *low;
+    const void *gradient; /* real */
+    void *m, *v;          /* real */
+    double lr, beta1, beta2, eps, weight_decay, grad_scale;
+    double correction1, correction2;
+} lisa_adamw;
+
+/* Masters of 16-bit weights. open: low from the weights alone (0 for BF16, the value for F16).
+ * close: the weight becomes its master rounded stochastically (seed, stream, element), low is spent.
+ * read: out[i] = the fp32 master. write: weight and low from in[i], rounded to nearest. */
+#define LISA_MASTER_OPEN 1
+#define LISA_MASTER_CLOSE 2
+#define LISA_MASTER_READ 3
+#define LISA_MASTER_WRITE 4
+typedef struct lisa_master {
+    uint32_t what; /* LISA_MASTER_* */
+    uint32_t reserved;
+    size_t n;
+    lisa_typed weight;
+    void *low;
+    uint64_t seed, stream; /* close: Philox key, and a number no other call shares */
+    float *values;         /* read: out; write: in */
+} lisa_master;
+
+typedef struct lisa_backend_ops lisa_backend_ops;
+
+/* A started backend: the first member of every backend's own struct. */
+typedef struct lisa_backend {
+    const lisa_backend_ops *ops;
+    const lisa_backend_host *host;
+} lisa_backend;
+
+struct lisa_backend_ops {
+    uint32_t api_version; /* LISA_BACKEND_API_VERSION */
+    uint32_t flags;
+    uint32_t real_dtype;
+    uint32_t reserved;
+    const char *name;
+
+    lisa_status (*start)(lisa_backend **out, const lisa_backend_host *host);
+    void (*stop)(lisa_backend *be);
+    /* Bytes of LISA_MEM_WORKSPACE that start takes for n_threads: for the plan. */
+    uint64_t (*workspace_bytes)(uint32_t n_threads);
+
+    lisa_status (*alloc)(lisa_backend *be, void **out, uint32_t memory_class, size_t bytes);
+    void (*release)(lisa_backend *be, void *ptr, uint32_t memory_class, size_t bytes);
+    lisa_status (*upload)(lisa_backend *be, void *device, const void *host, size_t bytes);
+    lisa_status (*download)(lisa_backend *be, void *host, const void *device, size_t bytes);
+    lisa_status (*copy)(lisa_backend *be, void *dst, const void *src, size_t bytes);
+    lisa_status (*zero)(lisa_backend *be, void *dst, size_t bytes);
+    lisa_status (*sync)(lisa_backend *be);
+
+    /* dst[i] = src[i] in another type, rounded to nearest even. */
+    lisa_status (*convert)(lisa_backend *be, lisa_typed dst, lisa_typed src, size_t n);
+    lisa_status (*gemm)(lisa_backend *be, const lisa_gemm *op);
+    lisa_status (*bias_forward)(lisa_backend *be, const lisa_bias *op);
+    lisa_status (*bias_backward)(lisa_backend *be, const lisa_bias *op);
+    lisa_status (*embed_forward)(lisa_backend *be, const lisa_embed *op);
+    lisa_status (*embed_backward)(lisa_backend *be, const lisa_embed *op);
+    lisa_status (*gather)(lisa_backend *be, const lisa_rows *op);
+    lisa_status (*scatter)(lisa_backend *be, const lisa_rows *op);
+    lisa_status (*norm_forward)(lisa_backend *be, const lisa_norm *op);
+    lisa_status (*norm_backward)(lisa_backend *be, const lisa_norm *op);
+    lisa_status (*rope)(lisa_backend *be, const lisa_rope *op);
+    lisa_status (*attention_forward)(lisa_backend *be, const lisa_attention *op);
+    lisa_status (*attention_backward)(lisa_backend *be, const lisa_attention *op);
+    lisa_status (*activation_forward)(lisa_backend *be, const lisa_activation *op);
+    lisa_status (*activation_backward)(lisa_backend *be, const lisa_activation *op);
+    lisa_status (*cross_entropy)(lisa_backend *be, const lisa_cross_entropy *op);
+    lisa_status (*adamw)(lisa_backend *be, const lisa_adamw *op);
+    lisa_status (*master)(lisa_backend *be, const lisa_master *op);
+    /* *result (host memory) = sum of x[i]^2 in double over n elements of any type; it is not finite
+     * exactly when an element is not (or the sum overflows). */
+    lisa_status (*sum_squares)(lisa_backend *be, lisa_typed x, size_t n, double *result);
+};
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
