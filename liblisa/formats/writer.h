@@ -1,0 +1,34 @@
+/* writer.h - writing a Hugging Face directory so that its files appear whole or not at all. */
+#ifndef LISA_FORMATS_WRITER_H
+#define LISA_FORMATS_WRITER_H
+
+#include "core/context.h"
+
+struct lisa__write_tensor {
+    const char *name;
+    uint32_t dtype; /* LISA_DTYPE_* as written */
+    uint32_t n_dims;
+    uint64_t shape[2];
+    uint64_t n_elements;
+};
+
+/* Delivers elements [begin, begin + n) of tensor `index`, already in its written type. */
+typedef lisa_status (*lisa__tensor_source)(void *user, uint32_t index, uint64_t begin, uint64_t n,
+                                           void *dst);
+
+/* Writes model.safetensors, or model-0000i-of-0000n.safetensors with their index when the tensors
+ * exceed max_shard_bytes. Staging memory is of class LISA_MEM_STAGING. */
+lisa_status lisa__write_weights(lisa_context *context, const char *directory,
+                                const struct lisa__write_tensor *tensors, uint32_t n_tensors,
+                                uint64_t max_shard_bytes, lisa__tensor_source source, void *user);
+
+/* Writes `text` to DIRECTORY/name: temporary file, fsync, rename, fsync of the directory. */
+lisa_status lisa__write_file(lisa_context *context, const char *directory, const char *name,
+                             const void *text, uint64_t bytes);
+
+/* Copies every regular file of `from` that is not weights, an index of weights or in `except`
+ * (NULL-terminated list) to `to`. Files above 256 MB are left behind and logged. */
+lisa_status lisa__copy_small_files(lisa_context *context, const char *from, const char *to,
+                                   const char *const *except);
+
+#endif
