@@ -181,13 +181,17 @@ typedef struct lisa_cross_entropy {
     uint32_t reserved;
 } lisa_cross_entropy;
 
-/* AdamW on n elements, in the order of torch.optim.AdamW:
- *   g' = g * grad_scale;  w -= lr * weight_decay * w
- *   m = beta1 m + (1 - beta1) g';  v = beta2 v + (1 - beta2) g'^2
+/* AdamW on n elements, in the order of torch.optim.AdamW, each line from left to right:
+ *   g' = g * grad_scale;  w = w * (1 - lr * weight_decay)
+ *   m = beta1 * m + (1 - beta1) * g';  v = beta2 * v + (1 - beta2) * g' * g'
  *   w -= (lr / correction1) * m / (sqrt(v) / sqrt(correction2) + eps)
- * correction_i = 1 - beta_i^t. `low` completes a 16-bit weight to its fp32 master: int16_t[n] for
- * BF16 (bits32 = (bf16 << 16) + low, modulo 2^32; a finite master that would be Inf as bf16 is
- * saturated to the largest finite bf16), float[n], the master itself, for F16; NULL for F32, F64. */
+ * correction_i = 1 - beta_i^t. What depends on scalars alone is computed in double and then rounded
+ * to real; the elements' arithmetic is in real without contraction, so that every bit is defined.
+ * `low` completes a 16-bit weight to its fp32 master: int16_t[n] for BF16 (bits32 = (bf16 << 16) +
+ * low, modulo 2^32, where bf16 is the master rounded to nearest, ties away from zero; a finite
+ * master of magnitude 0x7F7F8000 or more becomes 0x7F7F7FFF with its sign), float[n], the master
+ * itself, for F16 (the weight is it rounded to nearest even, finite where it is finite); NULL for
+ * F32, F64. */
 typedef struct lisa_adamw {
     size_t n;
     lisa_typed weight; /* in and out */
@@ -199,8 +203,16 @@ typedef struct lisa_adamw {
 } lisa_adamw;
 
 /* Masters of 16-bit weights. open: low from the weights alone (0 for BF16, the value for F16).
- * close: the weight becomes its master rounded stochastically (seed, stream, element), low is spent.
- * read: out[i] = the fp32 master. write: weight and low from in[i], rounded to nearest. */
+ * close: the weight becomes its master rounded stochastically, low is spent. read: values[i] = the
+ * fp32 master. write: weight and low from values[i], rounded as adamw rounds them.
+ *
+ * Stochastic rounding of element i takes the 32-bit draw r = word i % 4 of Philox4x32-10 with key
+ * `seed` and counter (i / 4, stream), and works on the magnitude's bits, so that a value between two
+ * neighbours becomes the larger one with a probability of its distance from the smaller:
+ *   BF16  (bits + (r >> 16)) >> 16
+ *   F16   (bits - 0x38000000 + (r >> 19)) >> 13; below 2^-14, with x 2^24 = whole + rest:
+ *         whole + 1 when r < rest 2^32, else whole
+ * A finite master never becomes Inf: the largest finite 16-bit value stands for it. */
 #define LISA_MASTER_OPEN 1
 #define LISA_MASTER_CLOSE 2
 #define LISA_MASTER_READ 3
