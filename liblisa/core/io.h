@@ -4,6 +4,7 @@
 
 #include "core/error.h"
 
+#include <dirent.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/stat.h>
@@ -23,13 +24,17 @@ struct lisa__io {
     int (*fallocate)(int fd, off_t n); /* posix_fallocate: returns an errno */
     void *(*mmap)(size_t n, int protection, int flags, int fd);
     int (*munmap)(void *ptr, size_t n);
+    DIR *(*opendir)(const char *path);
+    struct dirent *(*readdir)(DIR *dir); /* NULL with errno 0 at the end */
+    int (*closedir)(DIR *dir);
 };
 
 /* The table in use: the system's own, unless a test has put its own there. */
 extern const struct lisa__io *lisa__io;
 extern const struct lisa__io lisa__io_system;
 
-/* Fails with LISA_E_IO: "<what> <path>: <errno's words>". */
+/* Fails with "<what> <path>: <errno's words>": LISA_E_NOTFOUND where there is no such file,
+ * LISA_E_NOMEM where the kernel had no memory, else LISA_E_IO. */
 lisa_status lisa__io_fail(const char *what, const char *path);
 
 /* Reads exactly n bytes, through EINTR and short reads; LISA_E_FORMAT at an early end. */
