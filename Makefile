@@ -119,7 +119,7 @@ support := $(B)/libsupport.a
 
 # ---- stamps: a changed flag or a changed list of sources rebuilds ------------------------------
 
-no_build := clean help uninstall lint format
+no_build := clean help uninstall lint format abi-update
 ifneq ($(filter-out $(no_build),$(or $(MAKECMDGOALS),all)),)
 define keep # file, text: written only when different, so that it is newer only after a change
 ifneq ($$(file <$(1)),$(strip $(2)))
@@ -320,6 +320,11 @@ uninstall:
 installcheck: $(static) $(shared)
 	@$(run_tests) tests/install/test_install.sh
 
+# Writes the present layout down as the promised one: a decision, with a line in the changelog.
+.PHONY: abi-update
+abi-update:
+	CC='$(CC)' bash tests/abi/layout.sh > tests/abi/layout.txt
+
 # ---- the rest ---------------------------------------------------------------------------------
 
 .PHONY: clean help
@@ -333,6 +338,6 @@ help:
 	@echo 'asan ubsan tsan valgrind      the compiled fast tests under a checker'
 	@echo 'lint format bench             style and limits, clang-format, benchmarks'
 	@echo 'install uninstall installcheck   PREFIX=$(PREFIX) LIBDIR INCLUDEDIR DESTDIR'
-	@echo 'clean help'
+	@echo 'abi-update clean help'
 
 -include $(shell test -d $(B)/obj && find $(B)/obj -name '*.d')
