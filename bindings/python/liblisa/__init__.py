@@ -1,0 +1,95 @@
+"""liblisa: fine-tune language models with LISA inside your own process.
+
+Importing loads the shared library (see docs/python.md for where it is looked for). Every failure is
+a LisaError, and where Python has a word for it that as well (ValueError, OSError, MemoryError, ...).
+"""
+
+from . import _ffi
+from ._choices import (
+    Activation,
+    Activations,
+    DType,
+    Load,
+    LogLevel,
+    Norm,
+    Rope,
+    SamplerKind,
+    StatePolicy,
+)
+from ._config import ModelConfig
+from ._context import MEMORY_CLASSES, Context, MemoryUse
+from ._errors import (
+    AbiError,
+    BackendError,
+    BudgetExceeded,
+    Cancelled,
+    FormatError,
+    InternalError,
+    InvalidArgument,
+    IOFailure,
+    LisaError,
+    NonFinite,
+    NotFound,
+    OutOfMemory,
+    StateError,
+    Unsupported,
+)
+from ._model import Evaluation, Model, TensorInfo
+from ._plan import Plan, plan
+from ._sampler import Sampler
+from ._train import Batch, Optimizer, StepStats, backward, forward, train_step
+from ._version import __version__
+
+IGNORE_LABEL: int = _ffi.LISA_IGNORE_LABEL
+"""A label that is not trained on, as in Hugging Face."""
+
+
+def library_version() -> str:
+    """The version of the loaded library, which may be newer than the package's."""
+    return _ffi.lisa_version_string().decode()
+
+
+__all__ = [
+    "IGNORE_LABEL",
+    "MEMORY_CLASSES",
+    "AbiError",
+    "Activation",
+    "Activations",
+    "BackendError",
+    "Batch",
+    "BudgetExceeded",
+    "Cancelled",
+    "Context",
+    "DType",
+    "Evaluation",
+    "FormatError",
+    "IOFailure",
+    "InternalError",
+    "InvalidArgument",
+    "LisaError",
+    "Load",
+    "LogLevel",
+    "MemoryUse",
+    "Model",
+    "ModelConfig",
+    "NonFinite",
+    "Norm",
+    "NotFound",
+    "Optimizer",
+    "OutOfMemory",
+    "Plan",
+    "Rope",
+    "Sampler",
+    "SamplerKind",
+    "StateError",
+    "StatePolicy",
+    "StepStats",
+    "TensorInfo",
+    "Unsupported",
+    "__version__",
+    "backward",
+    "forward",
+    "library_version",
+    "plan",
+    "train_step",
+]
