@@ -241,18 +241,26 @@ run_tests = BUILD='$(abspath $(B))' CC='$(CC)' CXX='$(CXX)' PYTHON='$(PYTHON)' J
 has_python_tests := $(if $(wildcard tests/python/test_*.py),python:tests/python)
 has_slow_python := $(if $(wildcard tests/slow/test_*.py),python:tests/slow)
 
-.PHONY: check check-slow check-binaries demo asan ubsan tsan valgrind
-check: $(fast_tests) all
+.PHONY: check check-slow check-now check-slow-now check-binaries demo asan ubsan tsan valgrind
+parallel = $(if $(filter -j% --jobserver%,$(MAKEFLAGS)),,-j$(JOBS))
+# What a fresh machine lacks is installed first; a second make then sees it.
+check check-slow:
+	@.ci/packages
+	@+$(MAKE) --no-print-directory $(parallel) $@-now
+
+check-now: $(fast_tests) all
 	@$(run_tests) $(fast_tests) $(fast_scripts) $(has_python_tests)
 
-check-slow: $(slow_tests) all
+check-slow-now: $(slow_tests) all
 	@$(run_tests) $(slow_tests) $(slow_scripts) $(has_slow_python)
 
 # The compiled tests alone: what makes sense under a sanitizer or valgrind.
 check-binaries: $(fast_tests)
 	@$(run_tests) $(fast_tests)
 
-demo: all
+demo:
+	@.ci/packages python3-venv
+	@+$(MAKE) --no-print-directory $(parallel) all
 	@BUILD='$(abspath $(B))' examples/demo/run.sh
 
 asan ubsan tsan:
