@@ -1,0 +1,53 @@
+#!/bin/bash
+# The examples as built in the tree run and do what they say.
+. "$(dirname "$0")/../support/shell.sh"
+cd "$top" || exit 1
+bin=$BUILD/examples
+export ASAN_OPTIONS=${ASAN_OPTIONS-}
+
+first_loss() { sed -n 's/.*loss \([0-9.]*\).*/\1/p' "$1" | head -1; }
+last_loss() { sed -n 's/.*loss \([0-9.]*\).*/\1/p' "$1" | tail -1; }
+fell() { # file, factor: the last loss is below factor times the first
+    awk -v a="$(first_loss "$1")" -v b="$(last_loss "$1")" -v f="$2" \
+        'BEGIN { exit !(a > 0 && b > 0 && b < f * a) }'
+}
+
+embed() { "$bin/embed" >"$work/embed"; }
+check "embed runs" embed
+check "embed: the loss falls to a tenth" fell "$work/embed" 0.1
+check "embed: the sentence was learned" \
+    grep -qF 'the frozen| layers wait their turn; the' "$work/embed"
+host_cpp() { "$bin/host_cpp" >"$work/host_cpp"; }
+check "host_cpp runs" host_cpp
+check "host_cpp: the loss falls" fell "$work/host_cpp" 0.5
+check "host_cpp: a mistake is an exception with a text" grep -q '^caught LISA_E_BACKEND: .*abacus' \
+    "$work/host_cpp"
+
+# finetune on the committed fixture: a directory in, a directory out.
+model=$(dirname "$(find tests/data -name config.json 2>/dev/null | sort | head -1)")
+if [ -d "$model" ]; then
+    for i in $(seq 0 511); do printf "\\x$(printf %02x $((i * 7 % 61)))\\0\\0\\0"; done >"$work/tokens"
+    finetune() {
+        "$bin/finetune" --steps 30 --batch 2 --tokens 16 --active 1 --interval 5 --lr 5e-3 \
+            "$@" >"$work/finetune"
+    }
+    check "finetune runs" finetune "$model" "$work/tokens" "$work/out"
+    check "finetune: the loss falls" fell "$work/finetune" 0.9
+    check "finetune: config.json is there" test -s "$work/out/config.json"
+    check "finetune: weights are there" test -s "$work/out/model.safetensors"
+    check "finetune: what it wrote it can open" finetune "$work/out" "$work/tokens" "$work/again"
+    check "finetune: --full" finetune --full "$model" "$work/tokens" "$work/full"
+fi
+says() { # pattern, arguments: fails with one line that matches
+    local pattern=$1
+    shift
+    ! "$bin/finetune" "$@" >"$work/said" 2>&1 && [ "$(wc -l <"$work/said")" = 1 ] &&
+        grep -q "$pattern" "$work/said"
+}
+head -c 4096 /dev/zero >"$work/tokens"
+check "finetune: a missing model is named" says 'no/such/model' no/such/model "$work/tokens" \
+    "$work/none"
+check "finetune: a missing token file is named" says 'no/such/tokens' "$model" no/such/tokens \
+    "$work/none"
+check "finetune: nothing was written" test ! -e "$work/none"
+finish
