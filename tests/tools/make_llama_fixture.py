@@ -106,14 +106,14 @@ def inverse_frequencies(head_dim, theta, scaling):
 
 
 @contextlib.contextmanager
-def float64_llama(scaling):
+def float64_llama(head_dim, theta, scaling):
     """Keeps transformers' LLaMA in float64 where it would compute in float32."""
+    frequencies = inverse_frequencies(head_dim, theta, scaling)
 
     def norm(self, x):
         return self.weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.variance_epsilon))
 
     def rotary(self, x, position_ids):
-        frequencies = inverse_frequencies(self.dim, self.base, scaling)
         angles = position_ids[:, :, None].double() * frequencies
         angles = torch.cat((angles, angles), dim=-1)
         return angles.cos(), angles.sin()
@@ -287,7 +287,8 @@ def main():
         model = make_model(options)
         write_directories(data, name, options, model)
         state = {key: value.double() for key, value in model.state_dict().items()}
-        with float64_llama(options.get("rope_scaling")):
+        head_dim = options["hidden_size"] // options["num_attention_heads"]
+        with float64_llama(head_dim, options["rope_theta"], options.get("rope_scaling")):
             save_file(expect(options, state), data / f"{name}.expected.safetensors",
                       metadata={"format": "pt"})
 
