@@ -101,9 +101,7 @@ class FromTheLibrary(unittest.TestCase):
         path = self.copy_of_model("truncated")
         os.truncate(path / "model.safetensors", 200)
         with liblisa.Context() as context:
-            self.check(
-                liblisa.FormatError, "model.safetensors", liblisa.Model.open, context, path
-            )
+            self.check(liblisa.FormatError, "model.safetensors", liblisa.Model.open, context, path)
 
     def test_unsupported(self):
         path = self.copy_of_model("other-family")

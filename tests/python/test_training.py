@@ -91,7 +91,9 @@ class Loop(unittest.TestCase):
         for step in range(3):
             liblisa.train_step(self.model, sampler, optimizer, batch, step)
         after = all_weights(self.model)
-        trained = {info.group for info in self.model.tensors() if before[info.name] != after[info.name]}
+        trained = {
+            info.group for info in self.model.tensors() if before[info.name] != after[info.name]
+        }
         self.assertEqual(trained, {3, 5})
         self.assertEqual([optimizer.group_steps(group) for group in range(6)], [0, 0, 0, 3, 0, 3])
 
@@ -228,9 +230,7 @@ class Seeds(unittest.TestCase):
     def test_seed_decides(self):
         with liblisa.Context(n_threads=1) as one, liblisa.Context("reference") as other:
             self.assertEqual(all_weights(tiny_model(one)), all_weights(tiny_model(other)))
-            self.assertNotEqual(
-                all_weights(tiny_model(one)), all_weights(tiny_model(one, seed=2))
-            )
+            self.assertNotEqual(all_weights(tiny_model(one)), all_weights(tiny_model(one, seed=2)))
 
     def test_config_comes_back(self):
         with liblisa.Context() as context:
@@ -259,8 +259,7 @@ class Planning(unittest.TestCase):
 
     def test_fewer_layers_take_less(self):
         totals = [
-            liblisa.plan(CONFIG, 2, 12, optimizer={"max_active_layers": n}).total
-            for n in (1, 2, 4)
+            liblisa.plan(CONFIG, 2, 12, optimizer={"max_active_layers": n}).total for n in (1, 2, 4)
         ]
         self.assertEqual(totals, sorted(set(totals)))
         self.assertLess(liblisa.plan(CONFIG, 2, 12).total, totals[0])

@@ -1,7 +1,7 @@
 """liblisa: fine-tune language models with LISA inside your own process.
 
-Importing loads the shared library (see docs/python.md for where it is looked for). Every failure is
-a LisaError, and where Python has a word for it that as well (ValueError, OSError, MemoryError, ...).
+Importing loads the shared library (see docs/python.md for where it is looked for). Every failure
+is a LisaError, and where Python has a word for it that as well (ValueError, OSError, ...).
 """
 
 from . import _ffi

@@ -9,7 +9,7 @@ from __future__ import annotations
 import array
 import ctypes
 import sys
-from typing import Any, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from ._choices import DType
 from ._errors import InvalidArgument
@@ -17,7 +17,7 @@ from ._errors import InvalidArgument
 Shape = Tuple[int, ...]
 
 # The letters mean the same to array, struct and memoryview.
-CODES = {
+CODES: Dict[Any, Any] = {
     ctypes.c_int32: "i",
     ctypes.c_uint32: "I",
     ctypes.c_uint8: "B",
@@ -67,7 +67,7 @@ def c_array(data: Any, ctype: Any, name: str) -> CArray:
     """The elements of `data` as a C array: in place where type and layout allow, else a copy."""
     if _format_of(data) != CODES[ctype]:
         return _convert(data, ctype, name)
-    view = memoryview(data)
+    view: Any = memoryview(data)
     kind = ctype * (view.nbytes // ctypes.sizeof(ctype))
     if view.c_contiguous and not view.readonly:
         return CArray(kind.from_buffer(view), view.shape)
@@ -86,7 +86,7 @@ def new_array(ctype: Any, shape: Sequence[int]) -> Tuple[memoryview, Any]:
     for extent in shape:
         count *= extent
     memory = bytearray(count * ctypes.sizeof(ctype))
-    view = memoryview(memory)
+    view: Any = memoryview(memory)
     # A memoryview cannot have a shape with a zero in it.
     shaped = view.cast(CODES[ctype], list(shape)) if count else view.cast(CODES[ctype])
     return shaped, (ctype * count).from_buffer(memory)
@@ -95,7 +95,7 @@ def new_array(ctype: Any, shape: Sequence[int]) -> Tuple[memoryview, Any]:
 def float_output(
     out: Any, dtype: Any, shape: Sequence[int], name: str = "out"
 ) -> Tuple[Any, Any, DType]:
-    """What a reader fills: the caller's `out`, or a new array of `dtype`. (result, C array, type)"""
+    """What a reader fills, `out` or a new array of `dtype`: (result, C array, element type)."""
     if out is None:
         if dtype not in _FLOATS:
             raise InvalidArgument(f"dtype: expected 'f32' or 'f64', got {dtype.name.lower()!r}")

@@ -6,7 +6,7 @@ from typing import Dict, Type
 
 
 class LisaError(Exception):
-    """A call into liblisa failed. `status` is the C constant's number, `text` the library's line."""
+    """A call into liblisa failed. `status` is the C constant, `text` the library's line."""
 
     status: int = 0
 

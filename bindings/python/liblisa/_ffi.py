@@ -24,7 +24,7 @@ from ctypes import (
     c_void_p,
 )
 from pathlib import Path
-from typing import Any, Callable, List
+from typing import Any, List
 
 from ._errors import AbiError, error_for
 from ._version import __version__
@@ -420,14 +420,14 @@ def _raise_status(status: int, _function: Any, _arguments: Any) -> int:
     return status
 
 
-def _bind(name: str, restype: Any, *argtypes: Any) -> Callable[..., Any]:
+def _bind(name: str, restype: Any, *argtypes: Any) -> Any:
     function = LIBRARY[name]
     function.argtypes = argtypes
     function.restype = restype
     return function
 
 
-def _bind_status(name: str, *argtypes: Any) -> Callable[..., Any]:
+def _bind_status(name: str, *argtypes: Any) -> Any:
     function = _bind(name, c_int32, *argtypes)
     function.errcheck = _raise_status
     return function

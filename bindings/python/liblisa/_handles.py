@@ -129,7 +129,7 @@ class Host:
 
 
 class Handle:
-    """A C object: destroyed by close(), at the end of a with block, or when nothing refers to it."""
+    """A C object: destroyed by close(), after a with block, or when nothing refers to it."""
 
     def __init__(self, pointer: Any, release: Callable[..., None], *arguments: Any) -> None:
         self._pointer = pointer

@@ -7,6 +7,7 @@ embedding, 1 + l is layer l, L + 1 is the final norm and head.
 from __future__ import annotations
 
 import ctypes
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Callable, List, NamedTuple, Optional, Tuple, Union
 
 from . import _ffi
@@ -25,7 +26,8 @@ DTypeLike = Union[DType, int, str]
 TensorKey = Union[str, int]
 
 
-class TensorInfo(NamedTuple):
+@dataclass(frozen=True)
+class TensorInfo:
     """A tensor of a model."""
 
     index: int
@@ -146,9 +148,7 @@ class Model(Handle):
         """A copy of a tensor in its shape, as "f32" or "f64"; or fills `out` and returns it."""
         info = self.tensor(key)
         result, data, kind = float_output(out, parse(DType, dtype), info.shape)
-        self._host.call(
-            _ffi.lisa_model_tensor_read, self._c(), info.index, data, kind, len(data)
-        )
+        self._host.call(_ffi.lisa_model_tensor_read, self._c(), info.index, data, kind, len(data))
         return result
 
     def tensor_write(self, key: TensorKey, data: Any) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from typing import Any, Optional, Union
+from typing import Any, Dict, Optional, Union
 
 from . import _ffi
 from ._buffers import c_array, new_array
@@ -39,7 +39,7 @@ class Sampler(Handle):
         weights: n_layers floats ("weighted"; "bernoulli": probabilities).
         layers: n_active layer indices ("fixed", where n_active defaults to their number).
         """
-        values = {
+        values: Dict[str, Any] = {
             "n_layers": n_layers,
             "kind": parse(SamplerKind, kind),
             "n_active": n_active,
@@ -55,7 +55,9 @@ class Sampler(Handle):
             values["layers"] = c_array(layers, ctypes.c_uint32, "layers").data
             count = len(values["layers"])
             if n_active is not None and n_active != count:
-                raise InvalidArgument(f"layers: expected n_active = {n_active} indices, got {count}")
+                raise InvalidArgument(
+                    f"layers: expected n_active = {n_active} indices, got {count}"
+                )
             values["n_active"] = count
         if weights is not None:
             values["weights"] = c_array(weights, ctypes.c_double, "weights").data

@@ -7,7 +7,7 @@ import weakref
 from typing import Any, NamedTuple, Optional, Tuple, Union
 
 from . import _ffi
-from ._buffers import c_array, float_output
+from ._buffers import CODES, c_array, float_output
 from ._choices import Activations, DType, StatePolicy, parse
 from ._errors import InvalidArgument, StateError, Unsupported
 from ._handles import Handle, Host
@@ -267,11 +267,11 @@ class Optimizer(Handle):
             ctypes.byref(count),
             ctypes.byref(dtype),
         )
-        ctype = ctypes.c_double if dtype.value == DType.F64 else ctypes.c_float
+        ctype: Any = ctypes.c_double if dtype.value == DType.F64 else ctypes.c_float
         region = (ctype * count.value).from_address(data.value or 0)
         region.owner = self
         self._region = weakref.ref(region)
-        return memoryview(region).cast("B").cast("d" if ctype is ctypes.c_double else "f")
+        return memoryview(region).cast("B").cast(CODES[ctype])
 
     def gradient_read(
         self, key: TensorKey, *, dtype: DTypeLike = DType.F32, out: Any = None
@@ -302,7 +302,7 @@ class Optimizer(Handle):
 def forward(model: Model, batch: Batch, *, loss: bool = True) -> Optional[float]:
     """Runs the model on the batch and saves what backward needs.
 
-    Returns the weighted mean loss in nats; loss=False leaves the head to backward, which is cheaper.
+    Returns the weighted mean loss in nats; loss=False leaves the head to backward: cheaper.
     """
     value = ctypes.c_double()
     out = ctypes.byref(value) if loss else None
