@@ -333,9 +333,13 @@ lisa_status lisa__hf_weights_dtype(lisa_model_config *config, lisa_context *cont
                                    const char *directory) {
     const struct lisa__family *family = lisa__family_find(config->family);
     struct lisa__weights *weights;
+    struct lisa__error_kept kept;
+    lisa__error_keep(&kept);
     const lisa_status status = lisa__weights_open(&weights, context, directory, 0);
-    if (status == LISA_E_NOTFOUND)
+    if (status == LISA_E_NOTFOUND) {
+        lisa__error_restore(&kept);
         return LISA_OK;
+    }
     LISA_TRY(status);
     const struct lisa__st_tensor *tensor = family == NULL ? NULL : find_embedding(weights, family);
     if (tensor != NULL && tensor->dtype != 0)
@@ -415,14 +419,17 @@ static lisa_status write_json(lisa_context *context, json_t *json, const lisa_mo
 
 static lisa_status load_source(json_t **out, lisa_context *context, const char *source) {
     char *path;
+    struct lisa__error_kept kept;
     *out = NULL;
     if (source == NULL)
         return LISA_OK;
     LISA_TRY(make_path(&path, source));
+    lisa__error_keep(&kept);
     lisa_status status = load_json(out, path);
     if (status == LISA_E_NOTFOUND) {
         lisa__log(context, LISA_LOG_WARN, "%s is gone; a config.json is made from the description",
                   path);
+        lisa__error_restore(&kept);
         status = LISA_OK;
     } else if (status == LISA_OK && !json_is_object(*out)) {
         json_decref(*out);

@@ -11,13 +11,13 @@
 lisa_status lisa__hf_config_read(lisa_model_config *config, lisa_context *context,
                                  const char *directory);
 
-/* Replaces weights_dtype of a config by what the headers in DIRECTORY say of the embedding; leaves it
- * where there are no weights. `context` may be NULL. */
+/* Replaces weights_dtype of a config by what the headers in DIRECTORY say of the embedding; leaves
+ * it where there are no weights. `context` may be NULL. */
 lisa_status lisa__hf_weights_dtype(lisa_model_config *config, lisa_context *context,
                                    const char *directory);
 
-/* Writes DIRECTORY/config.json for a model. `source`, when not NULL, is the directory that the model
- * came from: its config.json is kept, with only dtype and tying brought up to date; where it
+/* Writes DIRECTORY/config.json for a model. `source`, when not NULL, is the directory that the
+ * model came from: its config.json is kept, with only dtype and tying brought up to date; where it
  * is gone by now, the description is written. */
 lisa_status lisa__hf_config_write(lisa_context *context, const lisa_model_config *config,
                                   const char *directory, const char *source);

@@ -49,6 +49,7 @@ lisa_status lisa__weights_read(const struct lisa__weights *weights,
 lisa_status lisa__weights_check(const struct lisa__weights *weights);
 
 /* Tells the kernel that the tensor's mapped pages are no longer needed (it was copied). */
-void lisa__weights_forget(const struct lisa__weights *weights, const struct lisa__st_tensor *tensor);
+void lisa__weights_forget(const struct lisa__weights *weights,
+                          const struct lisa__st_tensor *tensor);
 
 #endif

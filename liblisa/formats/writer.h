@@ -4,6 +4,8 @@
 
 #include "core/context.h"
 
+#define LISA__WRITE_STAGING ((uint64_t)1 << 20) /* bytes of LISA_MEM_STAGING during a call */
+
 struct lisa__write_tensor {
     const char *name;
     uint32_t dtype; /* LISA_DTYPE_* as written */
@@ -17,7 +19,8 @@ typedef lisa_status (*lisa__tensor_source)(void *user, uint32_t index, uint64_t 
                                            void *dst);
 
 /* Writes model.safetensors, or model-0000i-of-0000n.safetensors with their index when the tensors
- * exceed max_shard_bytes. Staging memory is of class LISA_MEM_STAGING. */
+ * exceed max_shard_bytes (0: 5 GB). Makes the directory if need be. On failure the weights that lay
+ * there are whole and untouched; on success none of their files is left. */
 lisa_status lisa__write_weights(lisa_context *context, const char *directory,
                                 const struct lisa__write_tensor *tensors, uint32_t n_tensors,
                                 uint64_t max_shard_bytes, lisa__tensor_source source, void *user);
@@ -26,8 +29,9 @@ lisa_status lisa__write_weights(lisa_context *context, const char *directory,
 lisa_status lisa__write_file(lisa_context *context, const char *directory, const char *name,
                              const void *text, uint64_t bytes);
 
-/* Copies every regular file of `from` that is not weights, an index of weights or in `except`
- * (NULL-terminated list) to `to`. Files above 256 MB are left behind and logged. */
+/* Copies every regular file of `from` that is not hidden, not weights, no index of weights and not
+ * in `except` (NULL-terminated list) to `to`. Files above 256 MB are left behind and logged, and so
+ * is a directory that is gone. */
 lisa_status lisa__copy_small_files(lisa_context *context, const char *from, const char *to,
                                    const char *const *except);
 
