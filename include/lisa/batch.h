@@ -18,7 +18,7 @@ typedef struct lisa_batch lisa_batch;
 /* A label that is not trained on, as in Hugging Face. */
 #define LISA_IGNORE_LABEL (-100)
 
-#define LISA_ACTIVATIONS_AUTO 0      /* store what the context's memory limit allows */
+#define LISA_ACTIVATIONS_AUTO 0      /* store what the memory limit still allows: optimizer first */
 #define LISA_ACTIVATIONS_STORE 1     /* every layer's activations are kept until backward */
 #define LISA_ACTIVATIONS_RECOMPUTE 2 /* layer inputs only: one more forward, far less memory */
 

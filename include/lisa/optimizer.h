@@ -23,6 +23,9 @@ typedef struct lisa_optimizer lisa_optimizer;
 #define LISA_STATE_KEEP 2    /* held for every layer, all the time */
 #define LISA_STATE_OFFLOAD 3 /* held for every layer in a scratch file (CPU) or in host memory */
 
+/* max_active_layers of an optimizer that trains embedding and head alone. */
+#define LISA_NO_LAYERS 0xFFFFFFFFu
+
 typedef struct lisa_optimizer_options {
     size_t struct_size;
     double lr;           /* default 1e-5; see lisa_optimizer_set_lr */
@@ -54,7 +57,8 @@ LISA_API void lisa_optimizer_destroy(lisa_optimizer *optimizer);
 /* Learning rate of the following steps; finite and >= 0. */
 LISA_API lisa_status lisa_optimizer_set_lr(lisa_optimizer *optimizer, double lr);
 
-/* Makes a mask (n_groups = L + 2 bytes) the one in force and re-binds slots. LISA_E_BUDGET above
+/* Makes a mask (n_groups = L + 2 bytes, each 0 or 1) the one in force and re-binds slots. Groups that
+ * the options exclude stay frozen. LISA_E_BUDGET above
  * max_active_layers; LISA_E_STATE inside an accumulation window, unless the mask is the same. */
 LISA_API lisa_status lisa_optimizer_apply_mask(lisa_optimizer *optimizer, const uint8_t *mask,
                                                uint32_t n_groups);
@@ -85,8 +89,8 @@ LISA_API lisa_status lisa_optimizer_step(lisa_optimizer *optimizer, lisa_step_st
 /* Forgets the window: gradients cleared, nothing else. */
 LISA_API lisa_status lisa_optimizer_discard(lisa_optimizer *optimizer);
 
-/* The contiguous region of un-normalised gradient sums of the active groups, led by 64 bytes whose
- * first element is the window's sum of target weights: all-reduce it as n_elements of `dtype` and
+/* The contiguous region of un-normalised gradient sums of the active groups, led by 16 elements of
+ * which the first is the window's sum of target weights: all-reduce it as n_elements of `dtype` and
  * step divides. Borrowed; host memory on the CPU backends, device memory on others; valid until the
  * mask changes. */
 LISA_API lisa_status lisa_optimizer_gradients(lisa_optimizer *optimizer, void **data,

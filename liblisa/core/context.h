@@ -20,6 +20,7 @@ struct lisa_context {
     uint64_t peak[LISA_MEM_CLASSES];
 };
 
+/* `options` have been read and checked (api/options.h). */
 lisa_status lisa__context_create(lisa_context **out, const lisa_context_options *options);
 lisa_context *lisa__context_retain(lisa_context *context);
 void lisa__context_release(lisa_context *context);
@@ -33,6 +34,9 @@ void lisa__release(lisa_context *context, uint32_t memory_class, void *ptr, uint
 /* Counts bytes that are held otherwise: mapped files and disk. */
 void lisa__account(lisa_context *context, uint32_t memory_class, uint64_t bytes);
 void lisa__unaccount(lisa_context *context, uint32_t memory_class, uint64_t bytes);
+
+/* Processors that the process may run on; 1 where the system does not say. */
+uint32_t lisa__processors(void);
 
 /* Whether a memory_limit counts the class. */
 int lisa__is_limited(uint32_t memory_class);

@@ -1,9 +1,9 @@
 /* layout.h - one function lays memory out, once to measure it and once to carve it.
  *
- * Every owner of large memory (weights, batch, optimizer) writes its layout as a function that takes
- * pieces from a struct lisa__layout. Run on a fresh layout it only adds up bytes per class: that is
- * the plan. After lisa__layout_alloc the same function is run again and gets the pointers. Planned
- * and allocated bytes are equal because they are the same sum. */
+ * Every owner of large memory (weights, batch, optimizer) writes its layout as a function that
+ * takes pieces from a struct lisa__layout. Run on a fresh layout it only adds up bytes per class:
+ * that is the plan. After lisa__layout_alloc the same function is run again and gets the pointers.
+ * Planned and allocated bytes are equal because they are the same sum. */
 #ifndef LISA_CORE_LAYOUT_H
 #define LISA_CORE_LAYOUT_H
 
@@ -22,7 +22,8 @@ struct lisa__layout {
 /* A piece of count * size bytes of a class, aligned to 64; NULL while measuring or on overflow. */
 void *lisa__take(struct lisa__layout *layout, uint32_t memory_class, uint64_t count, uint64_t size);
 
-/* Allocates what was measured, through the backend, and starts carving. On failure nothing is held. */
+/* Allocates what was measured, through the backend, and starts carving. On failure nothing is held.
+ */
 lisa_status lisa__layout_alloc(struct lisa__layout *layout, lisa_context *context);
 
 /* After carving: LISA_E_INTERNAL unless every allocated byte was taken. */

@@ -47,6 +47,8 @@ struct lisa__tensor_desc {
     uint32_t group;    /* 0 embedding, 1 + l, L + 1 final norm and head */
     uint32_t n_dims;   /* 1 or 2 */
     uint32_t decays;   /* weight decay applies: 2-D, and no embedding */
+    uint32_t dtype;    /* as held in memory; the config's until a file says otherwise */
+    uint32_t mapped;   /* 1: lies in a file mapping until it is first trained */
     uint64_t shape[2]; /* as in the file; shape[1] = 1 for a vector */
     uint64_t n_elements;
     char name[LISA__MAX_NAME];
@@ -59,8 +61,5 @@ lisa_status lisa__config_check(lisa_model_config *config);
 /* Number of tensors of a checked description, and the tensors in group and role order. */
 uint32_t lisa__tensor_count(const lisa_model_config *config);
 void lisa__tensor_list(const lisa_model_config *config, struct lisa__tensor_desc *out);
-
-/* Elements of one group of a checked description. */
-uint64_t lisa__group_elements(const lisa_model_config *config, uint32_t group);
 
 #endif

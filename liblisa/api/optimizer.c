@@ -1,0 +1,151 @@
+#include "optim/optimizer.h"
+
+#include "api/check.h"
+#include "api/options.h"
+#include "core/options.h"
+#include "model/fill.h"
+
+#include <math.h>
+#include <string.h>
+
+lisa_status lisa_optimizer_options_init(lisa_optimizer_options *options, size_t struct_size) {
+    LISA_TRY(lisa__options_init(options, struct_size, sizeof *options, "lisa_optimizer_options"));
+    options->lr = 1e-5;
+    options->beta1 = 0.9;
+    options->beta2 = 0.999;
+    options->eps = 1e-8;
+    options->state_policy = LISA_STATE_DROP;
+    options->train_embedding = 1;
+    options->train_head = 1;
+    return LISA_OK;
+}
+
+lisa_status lisa__optimizer_options_read(lisa_optimizer_options *own,
+                                         const lisa_optimizer_options *given) {
+    LISA_TRY(lisa_optimizer_options_init(own, sizeof *own));
+    if (given != NULL)
+        LISA_TRY(
+            lisa__options_read(own, sizeof *own, sizeof *own, given, "lisa_optimizer_options"));
+    return LISA_OK;
+}
+
+lisa_status lisa_optimizer_create(lisa_optimizer **out, lisa_model *model,
+                                  const lisa_optimizer_options *options) {
+    LISA_REQUIRE(out);
+    *out = NULL;
+    LISA_REQUIRE(model);
+    lisa_optimizer_options own;
+    LISA_TRY(lisa__optimizer_options_read(&own, options));
+    return lisa__optimizer_create(out, model, &own);
+}
+
+void lisa_optimizer_destroy(lisa_optimizer *optimizer) {
+    lisa__optimizer_destroy(optimizer);
+}
+
+lisa_status lisa_optimizer_set_lr(lisa_optimizer *optimizer, double lr) {
+    LISA_REQUIRE(optimizer);
+    if (!(lr >= 0 && isfinite(lr)))
+        return lisa__fail(LISA_E_INVAL, "lisa_optimizer_set_lr: %g, expected finite and >= 0", lr);
+    optimizer->options.lr = lr;
+    return LISA_OK;
+}
+
+lisa_status lisa_optimizer_apply_mask(lisa_optimizer *optimizer, const uint8_t *mask,
+                                      uint32_t n_groups) {
+    LISA_REQUIRE(optimizer);
+    LISA_REQUIRE(mask);
+    return lisa__optimizer_apply_mask(optimizer, mask, n_groups, NULL);
+}
+
+lisa_status lisa_optimizer_get_mask(const lisa_optimizer *optimizer, uint8_t *mask,
+                                    uint32_t n_groups) {
+    LISA_REQUIRE(optimizer);
+    LISA_REQUIRE(mask);
+    if (n_groups != optimizer->n_layers + 2)
+        return lisa__fail(LISA_E_INVAL, "mask: %u groups, expected n_layers + 2 = %u", n_groups,
+                          optimizer->n_layers + 2);
+    for (uint32_t g = 0; g < n_groups; g++)
+        mask[g] = (uint8_t)optimizer->groups[g].active;
+    return LISA_OK;
+}
+
+lisa_status lisa_optimizer_step(lisa_optimizer *optimizer, lisa_step_stats *stats) {
+    LISA_REQUIRE(optimizer);
+    lisa_step_stats own;
+    if (stats != NULL) /* refused before anything is updated */
+        LISA_TRY(lisa__options_read(&own, sizeof own, sizeof own, stats, "lisa_step_stats"));
+    LISA_TRY(lisa__optimizer_step(optimizer, &own));
+    return stats == NULL
+               ? LISA_OK
+               : lisa__options_write(stats, sizeof own, &own, sizeof own, "lisa_step_stats");
+}
+
+lisa_status lisa_optimizer_discard(lisa_optimizer *optimizer) {
+    LISA_REQUIRE(optimizer);
+    return lisa__optimizer_void(optimizer);
+}
+
+lisa_status lisa_optimizer_gradients(lisa_optimizer *optimizer, void **data, uint64_t *n_elements,
+                                     uint32_t *dtype) {
+    LISA_REQUIRE(optimizer);
+    LISA_REQUIRE(data);
+    LISA_REQUIRE(n_elements);
+    LISA_REQUIRE(dtype);
+    *data = optimizer->memory.gradients;
+    *n_elements = optimizer->gradient_elements;
+    *dtype = optimizer->model->be->ops->real_dtype;
+    return LISA_OK;
+}
+
+lisa_status lisa_optimizer_gradient_read(lisa_optimizer *optimizer, uint32_t tensor, void *data,
+                                         uint32_t dtype, uint64_t n_elements) {
+    LISA_REQUIRE(optimizer);
+    LISA_REQUIRE(data);
+    lisa_model *model = optimizer->model;
+    if (tensor >= model->n_tensors || n_elements != model->descs[tensor].n_elements ||
+        (dtype != LISA_DTYPE_F32 && dtype != LISA_DTYPE_F64))
+        return lisa__fail(LISA_E_INVAL,
+                          "lisa_optimizer_gradient_read: expected a tensor's index, its number of "
+                          "elements, and f32 or f64");
+    const void *gradient = model->tensors[tensor].gradient;
+    if (gradient == NULL)
+        return lisa__fail(LISA_E_STATE, "tensor \"%s\" is frozen: it has no gradient",
+                          model->descs[tensor].name);
+    return lisa__download_real(model, gradient, n_elements, data, dtype);
+}
+
+static lisa_status check_group(const lisa_optimizer *optimizer, uint32_t group) {
+    if (group > optimizer->n_layers + 1)
+        return lisa__fail(LISA_E_INVAL, "group %u, the model's last is %u", group,
+                          optimizer->n_layers + 1);
+    return LISA_OK;
+}
+
+lisa_status lisa_optimizer_gradient_norm(lisa_optimizer *optimizer, uint32_t group, double *norm) {
+    LISA_REQUIRE(optimizer);
+    LISA_REQUIRE(norm);
+    LISA_TRY(check_group(optimizer, group));
+    lisa_model *model = optimizer->model;
+    double total = 0;
+    for (uint32_t i = 0; i < model->n_tensors; i++) {
+        double part = 0;
+        const lisa_typed gradient = {model->tensors[i].gradient, model->be->ops->real_dtype};
+        if (model->descs[i].group != group || gradient.data == NULL)
+            continue;
+        LISA_TRY(
+            model->be->ops->sum_squares(model->be, gradient, model->descs[i].n_elements, &part));
+        total += part;
+    }
+    *norm = sqrt(total);
+    return LISA_OK;
+}
+
+lisa_status lisa_optimizer_group_steps(const lisa_optimizer *optimizer, uint32_t group,
+                                       uint64_t *steps) {
+    LISA_REQUIRE(optimizer);
+    LISA_REQUIRE(steps);
+    LISA_TRY(check_group(optimizer, group));
+    *steps = optimizer->groups[group].steps;
+    return LISA_OK;
+}

@@ -1,0 +1,62 @@
+#include "lisa/train.h"
+
+#include "api/check.h"
+#include "core/options.h"
+#include "model/pass.h"
+#include "optim/optimizer.h"
+
+lisa_status lisa_forward(lisa_model *model, lisa_batch *batch, double *loss) {
+    LISA_REQUIRE(model);
+    LISA_REQUIRE(batch);
+    struct lisa__loss sum;
+    LISA_TRY(lisa__forward(model, batch, loss != NULL ? &sum : NULL));
+    if (loss != NULL)
+        *loss = sum.weight_sum > 0 ? sum.sum / sum.weight_sum : 0;
+    return LISA_OK;
+}
+
+lisa_status lisa_backward(lisa_model *model, lisa_batch *batch) {
+    LISA_REQUIRE(model);
+    LISA_REQUIRE(batch);
+    lisa_optimizer *optimizer = model->optimizer;
+    if (optimizer == NULL)
+        return lisa__fail(LISA_E_STATE, "lisa_backward: the model has no optimizer");
+    struct lisa__loss sum;
+    lisa_status status = lisa__backward(model, batch, &sum);
+    if (status == LISA_OK)
+        status = lisa__optimizer_count(optimizer, sum.sum, sum.weight_sum, sum.n_scored);
+    if (status != LISA_OK)
+        (void)lisa__optimizer_void(optimizer);
+    return status;
+}
+
+static lisa_status apply_sampler(const lisa_sampler *sampler, lisa_optimizer *optimizer,
+                                 uint64_t step, uint32_t *swapped) {
+    const uint32_t n_groups = lisa_sampler_n_groups(sampler);
+    uint8_t mask[LISA_SAMPLER_MAX_LAYERS + 2];
+    LISA_TRY(lisa_sampler_mask(sampler, step, mask, n_groups));
+    return lisa__optimizer_apply_mask(optimizer, mask, n_groups, swapped);
+}
+
+lisa_status lisa_train_step(lisa_model *model, const lisa_sampler *sampler,
+                            lisa_optimizer *optimizer, lisa_batch *batch, uint64_t step,
+                            lisa_step_stats *stats) {
+    LISA_REQUIRE(model);
+    LISA_REQUIRE(optimizer);
+    LISA_REQUIRE(batch);
+    if (optimizer->model != model)
+        return lisa__fail(LISA_E_INVAL, "lisa_train_step: the optimizer belongs to another model");
+    lisa_step_stats own;
+    uint32_t swapped = 0;
+    if (stats != NULL)
+        LISA_TRY(lisa__options_read(&own, sizeof own, sizeof own, stats, "lisa_step_stats"));
+    if (sampler != NULL)
+        LISA_TRY(apply_sampler(sampler, optimizer, step, &swapped));
+    LISA_TRY(lisa_forward(model, batch, NULL));
+    LISA_TRY(lisa_backward(model, batch));
+    LISA_TRY(lisa__optimizer_step(optimizer, &own));
+    own.swapped = swapped;
+    return stats == NULL
+               ? LISA_OK
+               : lisa__options_write(stats, sizeof own, &own, sizeof own, "lisa_step_stats");
+}

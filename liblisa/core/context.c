@@ -1,0 +1,182 @@
+#include "core/context.h"
+
+#include "backend/registry.h"
+#include "core/pool.h"
+#include "lisa/plan.h"
+
+#include <sched.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static void *default_alloc(void *user, size_t size, size_t align) {
+    (void)user;
+    void *ptr = NULL;
+    return posix_memalign(&ptr, align, size) == 0 ? ptr : NULL;
+}
+
+static void default_release(void *user, void *ptr, size_t size, size_t align) {
+    (void)user;
+    (void)size;
+    (void)align;
+    free(ptr);
+}
+
+int lisa__is_limited(uint32_t memory_class) {
+    return memory_class != LISA_MEM_WEIGHTS_MAPPED && memory_class != LISA_MEM_DISK;
+}
+
+void lisa__account(lisa_context *context, uint32_t memory_class, uint64_t bytes) {
+    context->current[memory_class] += bytes;
+    if (context->current[memory_class] > context->peak[memory_class])
+        context->peak[memory_class] = context->current[memory_class];
+    if (lisa__is_limited(memory_class))
+        context->limited += bytes;
+}
+
+void lisa__unaccount(lisa_context *context, uint32_t memory_class, uint64_t bytes) {
+    context->current[memory_class] -= bytes;
+    if (lisa__is_limited(memory_class))
+        context->limited -= bytes;
+}
+
+static lisa_status over_limit(const lisa_context *context, uint32_t memory_class, uint64_t bytes) {
+    return lisa__fail(LISA_E_BUDGET,
+                      "memory_limit of %llu bytes: class %s needs %llu more, %llu are left",
+                      (unsigned long long)context->options.memory_limit,
+                      lisa_memory_class_name(memory_class), (unsigned long long)bytes,
+                      (unsigned long long)(context->options.memory_limit - context->limited));
+}
+
+void *lisa__alloc(lisa_context *context, uint32_t memory_class, uint64_t bytes,
+                  lisa_status *status) {
+    lisa_status failure = LISA_OK;
+    void *ptr = NULL;
+    const uint64_t limit = context->options.memory_limit;
+    if (limit != 0 && lisa__is_limited(memory_class) &&
+        (context->limited > limit || bytes > limit - context->limited))
+        failure = over_limit(context, memory_class, bytes);
+    else if (bytes <= SIZE_MAX / 2)
+        ptr =
+            context->options.alloc(context->options.alloc_user, bytes == 0 ? 1 : (size_t)bytes, 64);
+    if (ptr != NULL)
+        lisa__account(context, memory_class, bytes);
+    else if (failure == LISA_OK)
+        failure = lisa__fail(LISA_E_NOMEM, "out of memory: %llu bytes of class %s",
+                             (unsigned long long)bytes, lisa_memory_class_name(memory_class));
+    if (status != NULL)
+        *status = failure;
+    return ptr;
+}
+
+void lisa__release(lisa_context *context, uint32_t memory_class, void *ptr, uint64_t bytes) {
+    if (ptr == NULL)
+        return;
+    lisa__unaccount(context, memory_class, bytes);
+    context->options.release(context->options.alloc_user, ptr, bytes == 0 ? 1 : (size_t)bytes, 64);
+}
+
+lisa_status lisa__poll(const lisa_context *context) {
+    if (context->options.interrupt != NULL &&
+        context->options.interrupt(context->options.interrupt_user) != 0)
+        return lisa__fail(LISA_E_CANCELLED, "the interrupt callback asked to stop");
+    return LISA_OK;
+}
+
+void lisa__log(const lisa_context *context, int32_t level, const char *format, ...) {
+    if (context == NULL || context->options.log == NULL || level > context->options.log_level)
+        return;
+    char line[1024];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(line, sizeof line, format, args);
+    va_end(args);
+    context->options.log(context->options.log_user, level, line);
+}
+
+static void *host_alloc(void *self, uint32_t memory_class, size_t bytes) {
+    return lisa__alloc(self, memory_class, bytes, NULL);
+}
+
+static void host_release(void *self, uint32_t memory_class, void *ptr, size_t bytes) {
+    lisa__release(self, memory_class, ptr, bytes);
+}
+
+static lisa_status host_fail(void *self, lisa_status status, const char *text) {
+    (void)self;
+    return lisa__fail(status, "%s", text);
+}
+
+static void host_parallel(void *self, uint32_t n,
+                          void (*task)(void *arg, uint32_t i, uint32_t thread), void *arg) {
+    lisa_context *context = self;
+    lisa__pool_run(context->pool, n, task, arg);
+}
+
+uint32_t lisa__processors(void) {
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    if (sched_getaffinity(0, sizeof set, &set) != 0 || CPU_COUNT(&set) < 1)
+        return 1;
+    return (uint32_t)CPU_COUNT(&set);
+}
+
+static void default_allocator(lisa_context_options *options) {
+    if (options->alloc != NULL)
+        return;
+    options->alloc = default_alloc;
+    options->release = default_release;
+}
+
+static lisa_status start(lisa_context *context, const lisa_backend_ops *ops) {
+    LISA_TRY(lisa__pool_create(&context->pool, context->n_threads, context->options.alloc,
+                               context->options.release, context->options.alloc_user));
+    context->host = (lisa_backend_host){
+        .self = context,
+        .alloc = host_alloc,
+        .release = host_release,
+        .fail = host_fail,
+        .parallel = host_parallel,
+        .n_threads = context->n_threads,
+    };
+    return ops->start(&context->be, &context->host);
+}
+
+lisa_status lisa__context_create(lisa_context **out, const lisa_context_options *given) {
+    lisa_context_options options = *given;
+    default_allocator(&options);
+    const lisa_backend_ops *ops = NULL;
+    LISA_TRY(lisa__backend_find(&ops, options.backend));
+
+    lisa_context *context = options.alloc(options.alloc_user, sizeof *context, 64);
+    if (context == NULL)
+        return lisa__fail(LISA_E_NOMEM, "out of memory: a context of %zu bytes", sizeof *context);
+    memset(context, 0, sizeof *context);
+    context->references = 1;
+    context->options = options;
+    context->options.backend = NULL; /* the host's string; ops->name says it from here on */
+    context->n_threads = options.n_threads != 0 ? options.n_threads : lisa__processors();
+    lisa__account(context, LISA_MEM_HANDLES, sizeof *context);
+    lisa_status status = start(context, ops);
+    if (status != LISA_OK) {
+        lisa__context_release(context);
+        return status;
+    }
+    *out = context;
+    return LISA_OK;
+}
+
+lisa_context *lisa__context_retain(lisa_context *context) {
+    context->references++;
+    return context;
+}
+
+void lisa__context_release(lisa_context *context) {
+    if (context == NULL || --context->references != 0)
+        return;
+    if (context->be != NULL)
+        context->be->ops->stop(context->be);
+    lisa__pool_destroy(context->pool);
+    context->options.release(context->options.alloc_user, context, sizeof *context, 64);
+}

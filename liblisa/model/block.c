@@ -1,0 +1,300 @@
+/* One transformer layer, forward and backward, for every family:
+ *
+ *   sequential: middle = x + attention(norm1 x);  out = middle + mlp(norm2 middle)
+ *   parallel:   out = x + attention(norm1 x) + mlp(norm1 x)
+ */
+#include "model/run.h"
+
+#include "core/dtype.h"
+
+#include <math.h>
+
+struct norm {
+    const struct lisa__tensor *weight, *bias;
+    void *stats;
+};
+
+static struct norm norm_of(const lisa_model *model, uint32_t layer, uint32_t role, void *stats) {
+    return (struct norm){lisa__model_tensor(model, layer, role),
+                         lisa__model_tensor(model, layer, role + 1), stats};
+}
+
+static uint32_t rows_of(const struct lisa__run *run) {
+    return run->batch * run->tokens;
+}
+
+static size_t stream_bytes(const struct lisa__run *run) {
+    return (size_t)rows_of(run) * run->model->config.d_model * run->model->real_size;
+}
+
+static lisa_norm norm_op(const struct lisa__run *run, const struct norm *n, const void *x) {
+    const lisa_model_config *c = &run->model->config;
+    return (lisa_norm){
+        .kind = c->norm,
+        .rows = rows_of(run),
+        .segments = 1,
+        .cols = c->d_model,
+        .eps = c->norm_eps,
+        .x = x,
+        .ldx = c->d_model,
+        .weight = n->weight->value,
+        .bias = n->bias != NULL ? n->bias->value : (lisa_typed){NULL, 0},
+        .stats = n->stats,
+    };
+}
+
+static lisa_status norm_forward(const struct lisa__run *run, const struct norm *n, const void *x,
+                                void *y) {
+    lisa_norm op = norm_op(run, n, x);
+    op.y = y;
+    op.ldy = op.cols;
+    return run->be->ops->norm_forward(run->be, &op);
+}
+
+/* dstream += the gradient through the norm of dnormed. */
+static lisa_status norm_backward(const struct lisa__run *run, const struct norm *n, const void *x) {
+    lisa_norm op = norm_op(run, n, x);
+    op.dy = run->a->dnormed;
+    op.lddy = op.cols;
+    op.dx = run->a->dstream;
+    op.lddx = op.cols;
+    op.accumulate = 1;
+    op.dweight = n->weight->gradient;
+    op.dbias = n->bias != NULL ? n->bias->gradient : NULL;
+    return run->be->ops->norm_backward(run->be, &op);
+}
+
+/* Keys and values of a pass, and how many rows of them lie before it. */
+struct keys {
+    void *k, *v;             /* where this pass writes its own */
+    void *first_k, *first_v; /* where attention begins to read */
+};
+
+static struct keys keys_of(const struct lisa__run *run, uint32_t layer,
+                           const struct lisa__saved *s) {
+    const lisa_model_config *c = &run->model->config;
+    const uint32_t capacity = run->a->shape.cache_rows;
+    if (capacity == 0)
+        return (struct keys){s->k, s->v, s->k, s->v};
+    const size_t row = (size_t)c->n_kv_heads * c->head_dim * run->model->real_size;
+    unsigned char *k = (unsigned char *)run->a->cache + (size_t)layer * capacity * row;
+    unsigned char *v = k + (size_t)c->n_layers * capacity * row;
+    return (struct keys){k + run->past * row, v + run->past * row, k, v};
+}
+
+static lisa_status rotate(const struct lisa__run *run, void *x, uint32_t heads, int inverse) {
+    const lisa_model_config *c = &run->model->config;
+    if (c->rope == LISA_ROPE_NONE)
+        return LISA_OK;
+    const lisa_rope op = {
+        .rows = rows_of(run),
+        .heads = heads,
+        .head_dim = c->head_dim,
+        .rotary_dim = c->rotary_dim,
+        .x = x,
+        .ldx = (size_t)heads * c->head_dim,
+        .cos = run->a->cos,
+        .sin = run->a->sin,
+        .position = run->a->positions,
+        .inverse = inverse ? 1 : 0,
+    };
+    return run->be->ops->rope(run->be, &op);
+}
+
+static lisa_attention attention_op(const struct lisa__run *run, const struct lisa__saved *s,
+                                   const struct keys *keys) {
+    const lisa_model_config *c = &run->model->config;
+    const size_t kv = (size_t)c->n_kv_heads * c->head_dim;
+    const size_t q = (size_t)c->n_heads * c->head_dim;
+    const uint32_t n_keys = run->past + run->tokens;
+    return (lisa_attention){
+        .batch = run->batch,
+        .n_queries = run->tokens,
+        .n_keys = n_keys,
+        .key_stride = run->a->shape.cache_rows != 0 ? run->a->shape.cache_rows : n_keys,
+        .heads = c->n_heads,
+        .kv_heads = c->n_kv_heads,
+        .head_dim = c->head_dim,
+        .window = c->sliding_window,
+        .scale = 1 / sqrt((double)c->head_dim),
+        .documents = run->has_documents ? run->a->documents : NULL,
+        .q = s->q,
+        .k = keys->first_k,
+        .v = keys->first_v,
+        .ldq = q,
+        .ldk = kv,
+        .ldv = kv,
+        .out = s->attention,
+        .ldout = q,
+        .lse = s->lse,
+    };
+}
+
+static lisa_status attention_forward(const struct lisa__run *run, uint32_t layer,
+                                     const struct lisa__saved *s) {
+    const lisa_model *m = run->model;
+    const struct keys keys = keys_of(run, layer, s);
+    const struct {
+        uint32_t role;
+        void *to;
+    } projections[] = {{LISA__Q_W, s->q}, {LISA__K_W, keys.k}, {LISA__V_W, keys.v}};
+    for (int i = 0; i < 3; i++) {
+        const struct lisa__linear l = lisa__linear_of(m, layer, projections[i].role);
+        LISA_TRY(lisa__linear_forward(run, &l, run->a->normed, projections[i].to, 0, rows_of(run)));
+    }
+    LISA_TRY(rotate(run, s->q, m->config.n_heads, 0));
+    LISA_TRY(rotate(run, keys.k, m->config.n_kv_heads, 0));
+    const lisa_attention op = attention_op(run, s, &keys);
+    return run->be->ops->attention_forward(run->be, &op);
+}
+
+/* The MLP's hidden activation, [N, F], from what was saved. */
+static lisa_status hidden(const struct lisa__run *run, const struct lisa__saved *s) {
+    const lisa_model_config *c = &run->model->config;
+    const lisa_activation op = {
+        .kind = c->activation,
+        .n = (size_t)rows_of(run) * c->d_ff,
+        .gate = c->gated_mlp ? s->gate : s->up,
+        .up = c->gated_mlp ? s->up : NULL,
+        .y = run->a->phase,
+    };
+    return run->be->ops->activation_forward(run->be, &op);
+}
+
+static lisa_status mlp_in(const struct lisa__run *run, uint32_t layer,
+                          const struct lisa__saved *s) {
+    if (run->model->config.gated_mlp) {
+        const struct lisa__linear gate = lisa__linear_of(run->model, layer, LISA__GATE_W);
+        LISA_TRY(lisa__linear_forward(run, &gate, run->a->normed, s->gate, 0, rows_of(run)));
+    }
+    const struct lisa__linear up = lisa__linear_of(run->model, layer, LISA__UP_W);
+    return lisa__linear_forward(run, &up, run->a->normed, s->up, 0, rows_of(run));
+}
+
+static lisa_status mlp_out(const struct lisa__run *run, uint32_t layer, const struct lisa__saved *s,
+                           void *to) {
+    LISA_TRY(hidden(run, s));
+    const struct lisa__linear down = lisa__linear_of(run->model, layer, LISA__DOWN_W);
+    return lisa__linear_forward(run, &down, run->a->phase, to, 1, rows_of(run));
+}
+
+lisa_status lisa__block_forward(const struct lisa__run *run, uint32_t layer, int rebuild) {
+    const lisa_model *m = run->model;
+    const struct lisa__saved s = lisa__saved_at(run->a, layer);
+    const int parallel = m->config.parallel_residual != 0;
+    void *x = lisa__stream(run->a, layer), *out = lisa__stream(run->a, layer + 1);
+    /* Attention adds to what comes between it and the MLP; where nothing does, to the output. */
+    void *sum = parallel ? out : s.middle;
+    const struct norm norm1 = norm_of(m, layer, LISA__ATTN_NORM_W, s.norm1);
+    LISA_TRY(norm_forward(run, &norm1, x, run->a->normed));
+    LISA_TRY(attention_forward(run, layer, &s));
+    if (!(parallel && rebuild)) {
+        const struct lisa__linear o = lisa__linear_of(m, layer, LISA__O_W);
+        LISA_TRY(run->be->ops->copy(run->be, sum, x, stream_bytes(run)));
+        LISA_TRY(lisa__linear_forward(run, &o, s.attention, sum, 1, rows_of(run)));
+    }
+    if (!parallel) {
+        const struct norm norm2 = norm_of(m, layer, LISA__MLP_NORM_W, s.norm2);
+        LISA_TRY(norm_forward(run, &norm2, s.middle, run->a->normed));
+    }
+    LISA_TRY(mlp_in(run, layer, &s));
+    if (rebuild)
+        return LISA_OK;
+    if (!parallel)
+        LISA_TRY(run->be->ops->copy(run->be, out, s.middle, stream_bytes(run)));
+    return mlp_out(run, layer, &s, out);
+}
+
+static int trains(const struct lisa__linear *l) {
+    return l->weight->gradient != NULL;
+}
+
+/* The MLP's part of dnormed from dstream. normed holds its input where the layer trains. */
+static lisa_status mlp_backward(const struct lisa__run *run, uint32_t layer,
+                                const struct lisa__saved *s) {
+    const lisa_model_config *c = &run->model->config;
+    const struct lisa__activations *a = run->a;
+    const uint32_t n = rows_of(run);
+    const struct lisa__linear down = lisa__linear_of(run->model, layer, LISA__DOWN_W);
+    if (trains(&down))
+        LISA_TRY(hidden(run, s));
+    /* The gradient of `hidden` may take its place: weight_gradient has read it by then. */
+    LISA_TRY(lisa__linear_backward(run, &down, a->phase, a->dstream, a->phase, 0, n));
+    const lisa_activation op = {
+        .kind = c->activation,
+        .n = (size_t)n * c->d_ff,
+        .gate = c->gated_mlp ? s->gate : s->up,
+        .up = c->gated_mlp ? s->up : NULL,
+        .dy = a->phase,
+        .dgate = c->gated_mlp ? s->gate : s->up,
+        .dup = c->gated_mlp ? s->up : NULL,
+    };
+    LISA_TRY(run->be->ops->activation_backward(run->be, &op));
+    const struct lisa__linear up = lisa__linear_of(run->model, layer, LISA__UP_W);
+    LISA_TRY(lisa__linear_backward(run, &up, a->normed, s->up, a->dnormed, 0, n));
+    if (!c->gated_mlp)
+        return LISA_OK;
+    const struct lisa__linear gate = lisa__linear_of(run->model, layer, LISA__GATE_W);
+    return lisa__linear_backward(run, &gate, a->normed, s->gate, a->dnormed, 1, n);
+}
+
+/* The attention's part of dnormed from dstream. normed as above. */
+static lisa_status attention_backward(const struct lisa__run *run, uint32_t layer,
+                                      const struct lisa__saved *s, int accumulate) {
+    const lisa_model *m = run->model;
+    const lisa_model_config *c = &m->config;
+    const uint32_t n = rows_of(run);
+    const size_t q = (size_t)c->n_heads * c->head_dim, kv = (size_t)c->n_kv_heads * c->head_dim;
+    unsigned char *dq = run->a->phase;
+    unsigned char *dout = dq + n * q * m->real_size, *dk = dout + n * q * m->real_size;
+    unsigned char *dv = dk + n * kv * m->real_size;
+
+    const struct lisa__linear o = lisa__linear_of(m, layer, LISA__O_W);
+    LISA_TRY(lisa__linear_backward(run, &o, s->attention, run->a->dstream, dout, 0, n));
+    const struct keys keys = keys_of(run, layer, s);
+    lisa_attention op = attention_op(run, s, &keys);
+    op.dout = dout;
+    op.lddout = q;
+    op.dq = dq;
+    op.dk = dk;
+    op.dv = dv;
+    op.lddq = q;
+    op.lddk = op.lddv = kv;
+    LISA_TRY(run->be->ops->attention_backward(run->be, &op));
+    LISA_TRY(rotate(run, dq, c->n_heads, 1));
+    LISA_TRY(rotate(run, dk, c->n_kv_heads, 1));
+    const struct {
+        uint32_t role;
+        void *from;
+    } projections[] = {{LISA__Q_W, dq}, {LISA__K_W, dk}, {LISA__V_W, dv}};
+    for (int i = 0; i < 3; i++) {
+        const struct lisa__linear l = lisa__linear_of(m, layer, projections[i].role);
+        LISA_TRY(lisa__linear_backward(run, &l, run->a->normed, projections[i].from,
+                                       run->a->dnormed, accumulate || i > 0, n));
+    }
+    return LISA_OK;
+}
+
+lisa_status lisa__block_backward(const struct lisa__run *run, uint32_t layer) {
+    const lisa_model *m = run->model;
+    const struct lisa__saved s = lisa__saved_at(run->a, layer);
+    const int parallel = m->config.parallel_residual != 0;
+    const int active = lisa__group_trains(m, 1 + layer);
+    void *x = lisa__stream(run->a, layer);
+    const struct norm norm1 = norm_of(m, layer, LISA__ATTN_NORM_W, s.norm1);
+    if (!lisa__is_stored(run->a, layer))
+        LISA_TRY(lisa__block_forward(run, layer, 1));
+    if (!parallel) {
+        const struct norm norm2 = norm_of(m, layer, LISA__MLP_NORM_W, s.norm2);
+        if (active)
+            LISA_TRY(norm_forward(run, &norm2, s.middle, run->a->normed));
+        LISA_TRY(mlp_backward(run, layer, &s));
+        LISA_TRY(norm_backward(run, &norm2, s.middle));
+    }
+    if (active)
+        LISA_TRY(norm_forward(run, &norm1, x, run->a->normed));
+    if (parallel)
+        LISA_TRY(mlp_backward(run, layer, &s));
+    LISA_TRY(attention_backward(run, layer, &s, parallel));
+    return norm_backward(run, &norm1, x);
+}

@@ -1,0 +1,219 @@
+#include "model/fill.h"
+
+#include "core/dtype.h"
+#include "sampler/philox.h"
+
+#include <math.h>
+
+/* Elements that are staged at once; every staged buffer is of doubles or less. */
+enum { CHUNK = 1 << 18 };
+#define STAGING_BYTES (LISA__STAGING_BYTES / 2)
+_Static_assert(STAGING_BYTES == CHUNK * sizeof(double), "one chunk a buffer");
+
+static void convert(void *dst, uint32_t dst_dtype, const void *src, uint32_t src_dtype, size_t n) {
+    for (size_t i = 0; i < n; i++)
+        lisa__store(dst, dst_dtype, i, lisa__load(src, src_dtype, i));
+}
+
+static void *element_at(const lisa_typed *value, uint64_t i) {
+    return (unsigned char *)value->data + i * lisa__dtype_size(value->dtype);
+}
+
+static uint64_t chunk_of(uint64_t begin, uint64_t end) {
+    return end - begin < CHUNK ? end - begin : CHUNK;
+}
+
+/* Two staging buffers, one for each side of a conversion. */
+struct staging {
+    lisa_context *context;
+    void *a, *b;
+};
+
+static void staging_end(struct staging *s) {
+    lisa__release(s->context, LISA_MEM_STAGING, s->a, STAGING_BYTES);
+    lisa__release(s->context, LISA_MEM_STAGING, s->b, STAGING_BYTES);
+}
+
+static lisa_status staging_begin(struct staging *s, lisa_context *context) {
+    lisa_status status = LISA_OK;
+    s->context = context;
+    s->b = NULL;
+    s->a = lisa__alloc(context, LISA_MEM_STAGING, STAGING_BYTES, &status);
+    if (s->a != NULL)
+        s->b = lisa__alloc(context, LISA_MEM_STAGING, STAGING_BYTES, &status);
+    if (s->b == NULL)
+        staging_end(s);
+    return status;
+}
+
+static lisa_status fill_from_file(lisa_model *model, uint32_t index, const struct staging *s) {
+    const struct lisa__tensor *t = &model->tensors[index];
+    const uint64_t n = model->descs[index].n_elements;
+    const size_t size = lisa__dtype_size(t->source->dtype);
+    for (uint64_t at = 0; at < n; at += CHUNK) {
+        const uint64_t count = chunk_of(at, n);
+        void *from = s->a;
+        LISA_TRY(lisa__weights_read(model->files, t->source, at * size, from, count * size));
+        if (t->value.dtype != t->source->dtype) {
+            convert(s->b, t->value.dtype, from, t->source->dtype, count);
+            from = s->b;
+        }
+        LISA_TRY(model->be->ops->upload(model->be, element_at(&t->value, at), from,
+                                        count * lisa__dtype_size(t->value.dtype)));
+    }
+    return LISA_OK;
+}
+
+lisa_status lisa__fill_from_file(lisa_model *model, uint32_t index) {
+    struct staging s;
+    LISA_TRY(staging_begin(&s, model->context));
+    const lisa_status status = fill_from_file(model, index, &s);
+    staging_end(&s);
+    return status;
+}
+
+/* Elements 2 * pair and 2 * pair + 1 of a tensor. */
+static void normal_pair(double out[2], uint64_t seed, uint64_t pair, uint32_t tensor) {
+    uint32_t word[4];
+    lisa__philox(seed, pair, tensor, word);
+    const double scale = 1.0 / 9007199254740992.0; /* 2^-53 */
+    const double u = ((double)((uint64_t)(word[0] >> 5) << 26 | word[1] >> 6) + 0.5) * scale;
+    const double w = (double)((uint64_t)(word[2] >> 5) << 26 | word[3] >> 6) * scale;
+    const double radius = sqrt(-2 * log(u));
+    out[0] = radius * cos(6.283185307179586 * w);
+    out[1] = radius * sin(6.283185307179586 * w);
+}
+
+static double constant_of(uint32_t role) {
+    switch (role) {
+    case LISA__ATTN_NORM_W:
+    case LISA__MLP_NORM_W:
+    case LISA__FINAL_NORM_W:
+    case LISA__Q_NORM_W:
+    case LISA__K_NORM_W:
+        return 1;
+    default:
+        return 0;
+    }
+}
+
+static void random_chunk(const lisa_model *model, uint32_t index, uint64_t seed, uint64_t at,
+                         uint64_t count, double *out) {
+    const struct lisa__tensor_desc *d = &model->descs[index];
+    for (uint64_t i = 0; i < count; i++) {
+        if (d->n_dims == 1) {
+            out[i] = constant_of(d->role);
+            continue;
+        }
+        double pair[2];
+        normal_pair(pair, seed, (at + i) / 2, index);
+        out[i] = model->config.init_std * pair[(at + i) % 2];
+    }
+}
+
+lisa_status lisa__fill_random(lisa_model *model, uint32_t index, uint64_t seed) {
+    const struct lisa__tensor *t = &model->tensors[index];
+    const uint64_t n = model->descs[index].n_elements;
+    struct staging s;
+    LISA_TRY(staging_begin(&s, model->context));
+    lisa_status status = LISA_OK;
+    for (uint64_t at = 0; at < n && status == LISA_OK; at += CHUNK) {
+        const uint64_t count = chunk_of(at, n);
+        random_chunk(model, index, seed, at, count, s.a);
+        /* Rounded to the file's type first, so that every backend starts from the same values. */
+        convert(s.b, t->file_dtype, s.a, LISA_DTYPE_F64, count);
+        convert(s.a, t->value.dtype, s.b, t->file_dtype, count);
+        status = model->be->ops->upload(model->be, element_at(&t->value, at), s.a,
+                                        count * lisa__dtype_size(t->value.dtype));
+    }
+    staging_end(&s);
+    return status;
+}
+
+static lisa_status get_chunk(lisa_model *model, const lisa_typed *value, uint64_t at,
+                             uint64_t count, void *out, uint32_t dtype, void *staging) {
+    void *to = dtype == value->dtype ? out : staging;
+    LISA_TRY(model->be->ops->download(model->be, to, element_at(value, at),
+                                      count * lisa__dtype_size(value->dtype)));
+    if (to != out)
+        convert(out, dtype, staging, value->dtype, count);
+    return LISA_OK;
+}
+
+static lisa_status get(lisa_model *model, const lisa_typed *value, uint64_t begin, uint64_t n,
+                       void *out, uint32_t dtype) {
+    lisa_status status = LISA_OK;
+    void *staging = lisa__alloc(model->context, LISA_MEM_STAGING, STAGING_BYTES, &status);
+    for (uint64_t done = 0; done < n && status == LISA_OK; done += CHUNK)
+        status = get_chunk(model, value, begin + done, chunk_of(done, n),
+                           (unsigned char *)out + done * lisa__dtype_size(dtype), dtype, staging);
+    lisa__release(model->context, LISA_MEM_STAGING, staging, STAGING_BYTES);
+    return status;
+}
+
+lisa_status lisa__tensor_get(lisa_model *model, uint32_t index, uint64_t begin, uint64_t n,
+                             void *out, uint32_t dtype) {
+    return get(model, &model->tensors[index].value, begin, n, out, dtype);
+}
+
+lisa_status lisa__download_real(lisa_model *model, const void *from, uint64_t n, void *out,
+                                uint32_t dtype) {
+    const lisa_typed value = {(void *)(uintptr_t)from, model->be->ops->real_dtype};
+    return get(model, &value, 0, n, out, dtype);
+}
+
+static lisa_status put_chunk(lisa_model *model, uint32_t index, uint64_t at, uint64_t count,
+                             const void *data, uint32_t dtype, const struct staging *s) {
+    const struct lisa__tensor *t = &model->tensors[index];
+    const lisa_backend_ops *ops = model->be->ops;
+    if (t->low == NULL) {
+        convert(s->a, t->value.dtype, data, dtype, count);
+        return ops->upload(model->be, element_at(&t->value, at), s->a,
+                           count * lisa__dtype_size(t->value.dtype));
+    }
+    convert(s->a, LISA_DTYPE_F32, data, dtype, count);
+    LISA_TRY(ops->upload(model->be, s->b, s->a, count * sizeof(float)));
+    const size_t low_size = t->value.dtype == LISA_DTYPE_BF16 ? sizeof(int16_t) : sizeof(float);
+    const lisa_master op = {
+        .what = LISA_MASTER_WRITE,
+        .n = count,
+        .weight = {element_at(&t->value, at), t->value.dtype},
+        .low = (unsigned char *)t->low + at * low_size,
+        .values = s->b,
+    };
+    return ops->master(model->be, &op);
+}
+
+/* Finite as given, and as it will be held and saved. */
+static lisa_status check_finite(const lisa_model *model, uint32_t index, const void *data,
+                                uint32_t dtype) {
+    const struct lisa__tensor_desc *d = &model->descs[index];
+    for (uint64_t i = 0; i < d->n_elements; i++) {
+        double held;
+        lisa__store(&held, d->dtype, 0, lisa__load(data, dtype, i));
+        if (!isfinite(lisa__load(&held, d->dtype, 0)))
+            return lisa__fail(LISA_E_NONFINITE, "tensor \"%s\": value %llu is not finite as %s",
+                              d->name, (unsigned long long)i, lisa_dtype_name(d->dtype));
+    }
+    return LISA_OK;
+}
+
+lisa_status lisa__tensor_put(lisa_model *model, uint32_t index, const void *data, uint32_t dtype) {
+    const uint64_t n = model->descs[index].n_elements;
+    LISA_TRY(check_finite(model, index, data, dtype));
+    const uint32_t group = model->descs[index].group;
+    const uint32_t part = group == 0                        ? LISA__PART_EMBEDDING
+                          : group <= model->config.n_layers ? LISA__PART_LAYERS
+                                                            : LISA__PART_HEAD;
+    LISA_TRY(lisa__model_reserve(model, part));
+    LISA_TRY(lisa__model_own_group(model, group));
+    struct staging s;
+    LISA_TRY(staging_begin(&s, model->context));
+    lisa_status status = LISA_OK;
+    for (uint64_t at = 0; at < n && status == LISA_OK; at += CHUNK)
+        status = put_chunk(model, index, at, chunk_of(at, n),
+                           (const unsigned char *)data + at * lisa__dtype_size(dtype), dtype, &s);
+    staging_end(&s);
+    model->version++;
+    return status;
+}

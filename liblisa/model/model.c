@@ -1,0 +1,364 @@
+#include "model/model.h"
+
+#include "core/dtype.h"
+#include "formats/hf_config.h"
+#include "model/fill.h"
+#include "plan/state.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+uint32_t lisa__held_dtype(const lisa_backend_ops *ops, uint32_t file_dtype) {
+    if (ops->real_dtype == LISA_DTYPE_F64)
+        return LISA_DTYPE_F64;
+    return file_dtype == LISA_DTYPE_F64 ? LISA_DTYPE_F32 : file_dtype;
+}
+
+static lisa_status copy_string(char **out, lisa_context *context, const char *text) {
+    *out = NULL;
+    if (text == NULL)
+        return LISA_OK;
+    lisa_status status;
+    *out = lisa__alloc(context, LISA_MEM_HANDLES, strlen(text) + 1, &status);
+    if (*out == NULL)
+        return status;
+    memcpy(*out, text, strlen(text) + 1);
+    return LISA_OK;
+}
+
+static void release_string(lisa_context *context, char *text) {
+    if (text != NULL)
+        lisa__release(context, LISA_MEM_HANDLES, text, strlen(text) + 1);
+}
+
+/* A model with its tensors described, none of them there yet. */
+static lisa_status model_begin(lisa_model **out, lisa_context *context,
+                               const lisa_model_config *config, const lisa_model_options *options,
+                               const char *directory) {
+    lisa_status status;
+    lisa_model *model = lisa__alloc(context, LISA_MEM_HANDLES, sizeof *model, &status);
+    if (model == NULL)
+        return status;
+    memset(model, 0, sizeof *model);
+    *out = model;
+    model->references = 1;
+    model->context = lisa__context_retain(context);
+    model->be = context->be;
+    model->real_size = lisa__dtype_size(context->be->ops->real_dtype);
+    model->config = *config;
+    model->family = lisa__family_find(config->family);
+    model->n_tensors = lisa__tensor_count(config);
+    LISA_TRY(copy_string(&model->directory, context, directory));
+    LISA_TRY(copy_string(&model->scratch_dir, context, options->scratch_dir));
+    model->descs =
+        lisa__alloc(context, LISA_MEM_HANDLES, model->n_tensors * sizeof *model->descs, &status);
+    if (model->descs == NULL)
+        return status;
+    lisa__tensor_list(config, model->descs);
+    model->tensors =
+        lisa__alloc(context, LISA_MEM_HANDLES, model->n_tensors * sizeof *model->tensors, &status);
+    if (model->tensors == NULL)
+        return status;
+    memset(model->tensors, 0, model->n_tensors * sizeof *model->tensors);
+    return LISA_OK;
+}
+
+/* Memory for every tensor that is not in place already. */
+static void layout_loaded(struct lisa__layout *layout, lisa_model *model) {
+    for (uint32_t i = 0; i < model->n_tensors; i++) {
+        struct lisa__tensor_desc *d = &model->descs[i];
+        if (d->mapped)
+            continue;
+        model->tensors[i].value = (lisa_typed){
+            .data = lisa__take(layout, LISA_MEM_WEIGHTS_PRIVATE, d->n_elements,
+                               lisa__dtype_size(d->dtype)),
+            .dtype = d->dtype,
+        };
+    }
+}
+
+static lisa_status alloc_loaded(lisa_model *model) {
+    layout_loaded(&model->loaded, model);
+    LISA_TRY(lisa__layout_alloc(&model->loaded, model->context));
+    layout_loaded(&model->loaded, model);
+    return lisa__layout_check(&model->loaded);
+}
+
+/* The tensor's entry in the files, under its name or the family's prefixed one. */
+static const struct lisa__st_tensor *find_source(const lisa_model *model, const char *name) {
+    const struct lisa__st_tensor *found = lisa__weights_find(model->files, name);
+    if (found == NULL && model->family->optional_prefix != NULL) {
+        char prefixed[2 * LISA__MAX_NAME];
+        snprintf(prefixed, sizeof prefixed, "%s%s", model->family->optional_prefix, name);
+        found = lisa__weights_find(model->files, prefixed);
+    }
+    return found;
+}
+
+static lisa_status check_source(const lisa_model *model, const struct lisa__tensor_desc *d,
+                                const struct lisa__st_tensor *s) {
+    if (s == NULL)
+        return lisa__fail(LISA_E_FORMAT, "%s: no tensor \"%s\", which model_type %s needs",
+                          model->directory, d->name, model->config.family);
+    const char *path = lisa__weights_path(model->files, s);
+    if (s->dtype == 0)
+        return lisa__fail(LISA_E_UNSUPPORTED,
+                          "%s: tensor \"%s\" has dtype %s, expected F32, BF16, F16 or F64", path,
+                          s->name, s->dtype_name);
+    const int same = s->n_dims == d->n_dims && s->shape[0] == d->shape[0] &&
+                     (d->n_dims == 1 || s->shape[1] == d->shape[1]);
+    if (!same)
+        return lisa__fail(LISA_E_FORMAT,
+                          "%s: tensor \"%s\" has %u dimensions, first %llu x %llu, config.json "
+                          "wants %u: %llu x %llu",
+                          path, s->name, s->n_dims,
+                          (unsigned long long)(s->n_dims > 0 ? s->shape[0] : 1),
+                          (unsigned long long)(s->n_dims > 1 ? s->shape[1] : 1), d->n_dims,
+                          (unsigned long long)d->shape[0], (unsigned long long)d->shape[1]);
+    return LISA_OK;
+}
+
+/* A weight may be used where it lies in the mapping: host memory, right type, aligned. */
+static int usable_in_place(const lisa_model *model, const struct lisa__st_tensor *s,
+                           uint32_t dtype) {
+    const void *data = lisa__weights_data(model->files, s);
+    return data != NULL && (model->be->ops->flags & LISA_BACKEND_HOST_MEMORY) != 0 &&
+           dtype == s->dtype && (uintptr_t)data % lisa__dtype_size(dtype) == 0;
+}
+
+static lisa_status bind_sources(lisa_model *model) {
+    for (uint32_t i = 0; i < model->n_tensors; i++) {
+        struct lisa__tensor_desc *d = &model->descs[i];
+        struct lisa__tensor *t = &model->tensors[i];
+        const struct lisa__st_tensor *s = find_source(model, d->name);
+        LISA_TRY(check_source(model, d, s));
+        t->source = s;
+        t->file_dtype = s->dtype;
+        d->dtype = lisa__held_dtype(model->be->ops, s->dtype);
+        d->mapped = usable_in_place(model, s, d->dtype);
+        if (d->mapped)
+            /* Mapped read-only: nothing writes through this pointer before the tensor has moved. */
+            t->value =
+                (lisa_typed){(void *)(uintptr_t)lisa__weights_data(model->files, s), d->dtype};
+    }
+    return LISA_OK;
+}
+
+static void report_unused(const lisa_model *model) {
+    for (uint32_t i = 0; i < lisa__weights_count(model->files); i++) {
+        const struct lisa__st_tensor *s = lisa__weights_at(model->files, i);
+        uint32_t users = 0;
+        for (uint32_t k = 0; k < model->n_tensors && users == 0; k++)
+            users += model->tensors[k].source == s;
+        if (users == 0 && !(model->family->ignores != NULL && model->family->ignores(s->name)))
+            lisa__log(model->context, LISA_LOG_WARN, "%s: tensor \"%s\" is not used",
+                      lisa__weights_path(model->files, s), s->name);
+    }
+}
+
+static lisa_status open_into(lisa_model *model, const lisa_model_options *options) {
+    LISA_TRY(lisa__weights_open(&model->files, model->context, model->directory,
+                                options->load != LISA_LOAD_COPY));
+    LISA_TRY(bind_sources(model));
+    report_unused(model);
+    LISA_TRY(alloc_loaded(model));
+    for (uint32_t i = 0; i < model->n_tensors; i++)
+        if (!model->descs[i].mapped)
+            LISA_TRY(lisa__fill_from_file(model, i));
+    model->config.weights_dtype = model->tensors[0].file_dtype;
+    if (options->load == LISA_LOAD_COPY) {
+        lisa__weights_close(model->files);
+        model->files = NULL;
+        for (uint32_t i = 0; i < model->n_tensors; i++)
+            model->tensors[i].source = NULL;
+    }
+    return LISA_OK;
+}
+
+lisa_status lisa__model_open(lisa_model **out, lisa_context *context, const char *directory,
+                             const lisa_model_options *options) {
+    lisa_model_config config;
+    LISA_TRY(lisa__hf_config_read(&config, context, directory));
+    LISA_TRY(lisa__config_check(&config));
+    lisa_model *model = NULL;
+    lisa_status status = model_begin(&model, context, &config, options, directory);
+    if (status == LISA_OK)
+        status = open_into(model, options);
+    if (status != LISA_OK) {
+        lisa__model_release(model);
+        return status;
+    }
+    *out = model;
+    return LISA_OK;
+}
+
+static lisa_status create_into(lisa_model *model, uint64_t seed) {
+    for (uint32_t i = 0; i < model->n_tensors; i++) {
+        model->tensors[i].file_dtype = model->config.weights_dtype;
+        model->descs[i].dtype = lisa__held_dtype(model->be->ops, model->config.weights_dtype);
+    }
+    LISA_TRY(alloc_loaded(model));
+    for (uint32_t i = 0; i < model->n_tensors; i++)
+        LISA_TRY(lisa__fill_random(model, i, seed));
+    return LISA_OK;
+}
+
+lisa_status lisa__model_create(lisa_model **out, lisa_context *context,
+                               const lisa_model_config *given, const lisa_model_options *options) {
+    lisa_model_config config = *given;
+    LISA_TRY(lisa__config_check(&config));
+    lisa_model *model = NULL;
+    lisa_status status = model_begin(&model, context, &config, options, NULL);
+    if (status == LISA_OK)
+        status = create_into(model, options->seed);
+    if (status != LISA_OK) {
+        lisa__model_release(model);
+        return status;
+    }
+    *out = model;
+    return LISA_OK;
+}
+
+lisa_model *lisa__model_retain(lisa_model *model) {
+    model->references++;
+    return model;
+}
+
+void lisa__model_release(lisa_model *model) {
+    if (model == NULL || --model->references != 0)
+        return;
+    lisa_context *context = model->context;
+    for (uint32_t p = 0; p < LISA__PARTS; p++)
+        lisa__layout_free(&model->homes[p], context);
+    lisa__scratch_destroy(&model->scratch, context);
+    lisa__layout_free(&model->loaded, context);
+    if (model->files != NULL)
+        lisa__weights_close(model->files);
+    lisa__release(context, LISA_MEM_HANDLES, model->tensors,
+                  model->n_tensors * sizeof *model->tensors);
+    lisa__release(context, LISA_MEM_HANDLES, model->descs, model->n_tensors * sizeof *model->descs);
+    release_string(context, model->scratch_dir);
+    release_string(context, model->directory);
+    lisa__release(context, LISA_MEM_HANDLES, model, sizeof *model);
+    lisa__context_release(context);
+}
+
+void lisa__part_groups(const lisa_model_config *config, uint32_t part, uint32_t *first,
+                       uint32_t *last) {
+    const uint32_t head = config->n_layers + 1;
+    *first = part == LISA__PART_EMBEDDING ? 0 : part == LISA__PART_LAYERS ? 1 : head;
+    *last = part == LISA__PART_EMBEDDING ? 0 : part == LISA__PART_LAYERS ? head - 1 : head;
+}
+
+static void layout_homes(struct lisa__layout *layout, lisa_model *model, void **homes,
+                         uint32_t part) {
+    uint32_t first, last;
+    lisa__part_groups(&model->config, part, &first, &last);
+    lisa__homes_layout(layout, homes, model->descs, model->n_tensors, first, last);
+}
+
+/* Private memory for a part, from the scratch file if the host asked for one. */
+static lisa_status alloc_homes(lisa_model *model, uint32_t part) {
+    struct lisa__layout *layout = &model->homes[part];
+    if (part != LISA__PART_LAYERS || model->scratch_dir == NULL)
+        return lisa__layout_alloc(layout, model->context);
+    const uint64_t bytes = layout->used[LISA_MEM_WEIGHTS_PRIVATE];
+    LISA_TRY(lisa__scratch_create(&model->scratch, model->context, model->scratch_dir, bytes));
+    return LISA_OK;
+}
+
+/* The layout to carve from: the part's own, or one that stands for the scratch file. */
+static struct lisa__layout carving_of(const lisa_model *model, uint32_t part) {
+    struct lisa__layout layout = model->homes[part];
+    if (part == LISA__PART_LAYERS && model->scratch.base != NULL) {
+        memset(&layout, 0, sizeof layout);
+        layout.base[LISA_MEM_WEIGHTS_PRIVATE] = model->scratch.base;
+        layout.size[LISA_MEM_WEIGHTS_PRIVATE] = model->scratch.size;
+        layout.carving = 1;
+    }
+    return layout;
+}
+
+lisa_status lisa__model_reserve(lisa_model *model, uint32_t part) {
+    if (model->reserved[part])
+        return LISA_OK;
+    lisa_status status;
+    const uint64_t bytes = model->n_tensors * sizeof(void *);
+    void **homes = lisa__alloc(model->context, LISA_MEM_HANDLES, bytes, &status);
+    if (homes == NULL)
+        return status;
+    memset(homes, 0, bytes);
+    layout_homes(&model->homes[part], model, NULL, part);
+    status = alloc_homes(model, part);
+    if (status == LISA_OK) {
+        struct lisa__layout carving = carving_of(model, part);
+        layout_homes(&carving, model, homes, part);
+        status = lisa__layout_check(&carving);
+        for (uint32_t i = 0; i < model->n_tensors && status == LISA_OK; i++)
+            if (homes[i] != NULL)
+                model->tensors[i].home = homes[i];
+        model->reserved[part] = status == LISA_OK;
+    } else {
+        memset(&model->homes[part], 0, sizeof model->homes[part]);
+    }
+    lisa__release(model->context, LISA_MEM_HANDLES, homes, bytes);
+    return status;
+}
+
+static lisa_status own(lisa_model *model, uint32_t index) {
+    struct lisa__tensor *t = &model->tensors[index];
+    struct lisa__tensor_desc *d = &model->descs[index];
+    if (!d->mapped)
+        return LISA_OK;
+    if (t->home == NULL)
+        return lisa__fail(LISA_E_INTERNAL, "tensor \"%s\" trains without reserved memory", d->name);
+    LISA_TRY(model->be->ops->copy(model->be, t->home, t->value.data,
+                                  d->n_elements * lisa__dtype_size(d->dtype)));
+    t->value.data = t->home;
+    d->mapped = 0;
+    lisa__weights_forget(model->files, t->source);
+    return LISA_OK;
+}
+
+lisa_status lisa__model_own_group(lisa_model *model, uint32_t group) {
+    for (uint32_t i = 0; i < model->n_tensors; i++)
+        if (model->descs[i].group == group)
+            LISA_TRY(own(model, i));
+    return LISA_OK;
+}
+
+struct lisa__tensor *lisa__model_tensor(const lisa_model *model, uint32_t layer, uint32_t role) {
+    for (uint32_t i = 0; i < model->n_tensors; i++) {
+        const struct lisa__tensor_desc *d = &model->descs[i];
+        if (d->role == role && (role >= LISA__BLOCK_ROLES || d->group == 1 + layer))
+            return &model->tensors[i];
+    }
+    return NULL;
+}
+
+lisa_status lisa__group_sum_squares(lisa_model *model, uint32_t group, double *out) {
+    double total = 0;
+    for (uint32_t i = 0; i < model->n_tensors; i++) {
+        double part = 0;
+        if (model->descs[i].group != group)
+            continue;
+        LISA_TRY(model->be->ops->sum_squares(model->be, model->tensors[i].value,
+                                             model->descs[i].n_elements, &part));
+        total += part;
+    }
+    *out = total;
+    return LISA_OK;
+}
+
+lisa_status lisa__blame_weights(lisa_model *model, const char *what) {
+    for (uint32_t i = 0; i < model->n_tensors; i++) {
+        double sum = 0;
+        LISA_TRY(model->be->ops->sum_squares(model->be, model->tensors[i].value,
+                                             model->descs[i].n_elements, &sum));
+        if (!isfinite(sum))
+            return lisa__fail(LISA_E_NONFINITE, "%s is not finite: tensor \"%s\" has NaN or Inf",
+                              what, model->descs[i].name);
+    }
+    return lisa__fail(LISA_E_NONFINITE, "%s is not finite, though every weight is", what);
+}

@@ -1,0 +1,86 @@
+/* model.h - a model behind its handle: tensors where they lie, and what is lent to it. */
+#ifndef LISA_MODEL_MODEL_H
+#define LISA_MODEL_MODEL_H
+
+#include "core/layout.h"
+#include "core/scratch.h"
+#include "formats/safetensors.h"
+#include "model/family.h"
+#include "model/tensors.h"
+
+struct lisa__tensor {
+    lisa_typed value;    /* where it lies now, and as what */
+    void *home;          /* private memory reserved for it, or NULL */
+    void *gradient;      /* real; lent by the bound optimizer while the group trains, else NULL */
+    void *low;           /* lent likewise: completes a 16-bit weight to its master */
+    uint32_t file_dtype; /* as it is saved */
+    const struct lisa__st_tensor *source; /* its place in the files, or NULL */
+};
+
+/* Groups whose private copies are reserved together. */
+enum lisa__part { LISA__PART_EMBEDDING, LISA__PART_LAYERS, LISA__PART_HEAD, LISA__PARTS };
+
+struct lisa_model {
+    uint32_t references;
+    uint32_t n_tensors;
+    lisa_context *context;
+    lisa_backend *be;
+    size_t real_size;
+    lisa_model_config config;
+    const struct lisa__family *family;
+    char *directory;   /* it was opened from; NULL when made from a description */
+    char *scratch_dir; /* or NULL */
+    struct lisa__weights *files;
+    struct lisa__tensor_desc *descs; /* [n_tensors] */
+    struct lisa__tensor *tensors;    /* [n_tensors] */
+    struct lisa__layout loaded;      /* tensors that never were in a mapping */
+    struct lisa__layout homes[LISA__PARTS];
+    struct lisa__scratch scratch;
+    uint32_t reserved[LISA__PARTS];
+    struct lisa_optimizer *optimizer; /* the bound one; opaque here */
+    uint64_t version;                 /* counts changes of weights: a forward is stale after one */
+};
+
+lisa_status lisa__model_open(lisa_model **out, lisa_context *context, const char *directory,
+                             const lisa_model_options *options);
+lisa_status lisa__model_create(lisa_model **out, lisa_context *context,
+                               const lisa_model_config *config, const lisa_model_options *options);
+lisa_model *lisa__model_retain(lisa_model *model);
+void lisa__model_release(lisa_model *model);
+
+/* The in-memory type of a weight that a file holds as file_dtype. */
+uint32_t lisa__held_dtype(const lisa_backend_ops *ops, uint32_t file_dtype);
+
+/* First and last group of a part. */
+void lisa__part_groups(const lisa_model_config *config, uint32_t part, uint32_t *first,
+                       uint32_t *last);
+
+/* Reserves private memory (or the scratch file) for a part's mapped tensors. Idempotent. */
+lisa_status lisa__model_reserve(lisa_model *model, uint32_t part);
+
+/* Moves a group's tensors into their reserved memory. Cannot run out of memory. */
+lisa_status lisa__model_own_group(lisa_model *model, uint32_t group);
+
+/* Tensor of a role in a layer, or of the model where the role is none of a block's (layer ignored).
+ * NULL where the description has none. */
+struct lisa__tensor *lisa__model_tensor(const lisa_model *model, uint32_t layer, uint32_t role);
+
+/* Elements [begin, begin + n) of a tensor as dtype (F32, F64, BF16 or F16), rounded to nearest. */
+lisa_status lisa__tensor_get(lisa_model *model, uint32_t index, uint64_t begin, uint64_t n,
+                             void *out, uint32_t dtype);
+
+/* Replaces a whole tensor (dtype F32 or F64), its master included. */
+lisa_status lisa__tensor_put(lisa_model *model, uint32_t index, const void *data, uint32_t dtype);
+
+/* Sum of squares of a group's weights. */
+lisa_status lisa__group_sum_squares(lisa_model *model, uint32_t group, double *out);
+
+/* After a loss came out non-finite: LISA_E_NONFINITE naming the first tensor with a non-finite
+ * weight, or saying that the weights are finite. */
+lisa_status lisa__blame_weights(lisa_model *model, const char *what);
+
+/* Saves as lisa_model_save documents. */
+lisa_status lisa__model_save(lisa_model *model, const char *directory,
+                             const lisa_save_options *options);
+
+#endif

@@ -1,0 +1,324 @@
+#include "model/pass.h"
+
+#include "core/dtype.h"
+#include "model/fill.h"
+
+#include <math.h>
+#include <string.h>
+
+/* Keeps every size below 2^63 whatever the description says; see check_sizes. */
+static const uint64_t MOST_ROWS = UINT64_C(1) << 26;
+
+lisa_status lisa__batch_check_size(const lisa_model_config *config, uint32_t max_batch,
+                                   uint32_t max_tokens) {
+    if (max_batch == 0 || max_tokens == 0 || (uint64_t)max_batch * max_tokens > MOST_ROWS)
+        return lisa__fail(LISA_E_INVAL, "batch: %u x %u tokens at most, expected 1 to 2^26 in all",
+                          max_batch, max_tokens);
+    if (max_tokens > config->max_positions)
+        return lisa__fail(LISA_E_INVAL, "batch: max_tokens is %u, the model has %u positions",
+                          max_tokens, config->max_positions);
+    return LISA_OK;
+}
+
+static uint64_t measured(const struct lisa__activations_shape *shape) {
+    struct lisa__layout layout;
+    struct lisa__activations unused;
+    memset(&layout, 0, sizeof layout);
+    lisa__activations_layout(&layout, &unused, shape);
+    uint64_t total = 0;
+    for (uint32_t c = 0; c < LISA_MEM_CLASSES; c++)
+        total += layout.used[c];
+    return layout.overflow ? UINT64_MAX : total;
+}
+
+struct lisa__activations_shape lisa__evaluation_shape(const lisa_model_config *config,
+                                                      size_t real_size, uint32_t batch,
+                                                      uint32_t tokens, uint32_t head_rows) {
+    const uint64_t rows = (uint64_t)batch * tokens;
+    return (struct lisa__activations_shape){
+        .config = config,
+        .real_size = real_size,
+        .rows = rows,
+        .positions = tokens,
+        .head_rows = head_rows < rows ? head_rows : (uint32_t)rows,
+        .forward_only = 1,
+    };
+}
+
+struct lisa__activations_shape lisa__generation_shape(const lisa_model_config *config,
+                                                      size_t real_size, uint32_t n_prompt,
+                                                      uint32_t n_total) {
+    const uint32_t most = 256; /* rows of the prompt in one pass */
+    struct lisa__activations_shape shape =
+        lisa__evaluation_shape(config, real_size, 1, n_prompt < most ? n_prompt : most, 1);
+    shape.positions = n_total;
+    shape.cache_rows = n_total;
+    return shape;
+}
+
+struct lisa__activations_shape
+lisa__training_shape(const lisa_model_config *config, size_t real_size, uint32_t max_batch,
+                     uint32_t max_tokens, const lisa_batch_options *options, uint64_t spare) {
+    const uint64_t rows = (uint64_t)max_batch * max_tokens;
+    const uint32_t head_rows = lisa__head_rows(config, rows, options->head_rows);
+    struct lisa__activations_shape shape = {
+        .config = config,
+        .real_size = real_size,
+        .rows = rows,
+        .positions = max_tokens,
+        .head_rows = head_rows,
+        .stored_layers = options->activations == LISA_ACTIVATIONS_RECOMPUTE ? 0 : config->n_layers,
+    };
+    if (options->activations != LISA_ACTIVATIONS_AUTO)
+        return shape;
+    /* What a conversion and an evaluation of the same batch will want beside the training. */
+    const struct lisa__activations_shape evaluation =
+        lisa__evaluation_shape(config, real_size, max_batch, max_tokens, head_rows);
+    const uint64_t aside = measured(&evaluation) + LISA__STAGING_BYTES;
+    const uint64_t limit = spare > aside ? spare - aside : 0;
+    while (shape.stored_layers > 0 && measured(&shape) > limit)
+        shape.stored_layers--;
+    return shape;
+}
+
+static uint64_t spare_bytes(const lisa_context *context) {
+    const uint64_t limit = context->options.memory_limit;
+    if (limit == 0)
+        return UINT64_MAX;
+    return limit > context->limited ? limit - context->limited : 0;
+}
+
+static lisa_status alloc_activations(lisa_batch *b, const struct lisa__activations_shape *shape) {
+    lisa__activations_layout(&b->layout, &b->activations, shape);
+    LISA_TRY(lisa__layout_alloc(&b->layout, b->model->context));
+    lisa__activations_layout(&b->layout, &b->activations, shape);
+    LISA_TRY(lisa__layout_check(&b->layout));
+    return lisa__rope_tables(b->model, &b->activations);
+}
+
+static lisa_status fill_batch(lisa_batch *b, uint32_t max_batch, uint32_t max_tokens,
+                              const lisa_batch_options *options) {
+    lisa_model *m = b->model;
+    LISA_TRY(lisa__rows_create(&b->rows, m->context, max_batch, max_tokens, m->config.vocab_size));
+    lisa_status status = LISA_OK;
+    b->nll = lisa__alloc(m->context, LISA_MEM_HANDLES,
+                         (uint64_t)max_batch * max_tokens * sizeof *b->nll, &status);
+    if (b->nll == NULL)
+        return status;
+    const struct lisa__activations_shape shape = lisa__training_shape(
+        &m->config, m->real_size, max_batch, max_tokens, options, spare_bytes(m->context));
+    b->head_rows = shape.head_rows;
+    b->inference_only = options->inference_only;
+    return b->inference_only ? LISA_OK : alloc_activations(b, &shape);
+}
+
+lisa_status lisa__batch_create(lisa_batch **out, lisa_model *model, uint32_t max_batch,
+                               uint32_t max_tokens, const lisa_batch_options *options) {
+    LISA_TRY(lisa__batch_check_size(&model->config, max_batch, max_tokens));
+    lisa_status status;
+    lisa_batch *b = lisa__alloc(model->context, LISA_MEM_HANDLES, sizeof *b, &status);
+    if (b == NULL)
+        return status;
+    memset(b, 0, sizeof *b);
+    b->references = 1;
+    b->model = lisa__model_retain(model);
+    status = fill_batch(b, max_batch, max_tokens, options);
+    if (status != LISA_OK) {
+        lisa__batch_release(b);
+        return status;
+    }
+    *out = b;
+    return LISA_OK;
+}
+
+void lisa__batch_release(lisa_batch *b) {
+    if (b == NULL || --b->references != 0)
+        return;
+    lisa_model *model = b->model;
+    lisa_context *context = model->context;
+    lisa__layout_free(&b->layout, context);
+    lisa__release(context, LISA_MEM_HANDLES, b->nll,
+                  (uint64_t)b->rows.max_batch * b->rows.max_tokens * sizeof *b->nll);
+    lisa__rows_destroy(&b->rows, context);
+    lisa__release(context, LISA_MEM_HANDLES, b, sizeof *b);
+    lisa__model_release(model);
+}
+
+static lisa_status check_ready(const lisa_model *model, const lisa_batch *b) {
+    if (b->model != model)
+        return lisa__fail(LISA_E_INVAL, "batch: belongs to another model");
+    if (b->rows.batch == 0)
+        return lisa__fail(LISA_E_STATE, "batch: no tokens yet, call lisa_batch_set first");
+    return model->files != NULL ? lisa__weights_check(model->files) : LISA_OK;
+}
+
+static lisa_status upload_rows(const struct lisa__run *run, const struct lisa__rows *r) {
+    const struct lisa__activations *a = run->a;
+    const size_t n = (size_t)r->batch * r->tokens;
+    const struct {
+        void *to;
+        const void *from;
+        size_t bytes;
+    } parts[] = {
+        {a->tokens, r->token, n * sizeof(int32_t)},
+        {a->positions, r->position, n * sizeof(int32_t)},
+        {a->documents, r->document, r->has_documents ? n * sizeof(int32_t) : 0},
+        {a->head_index, r->index, r->n_scored * sizeof(int32_t)},
+        {a->head_targets, r->target, r->n_scored * sizeof(int32_t)},
+        {a->head_weights, r->weight, r->n_scored * sizeof(float)},
+    };
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
+        if (parts[i].bytes != 0)
+            LISA_TRY(run->be->ops->upload(run->be, parts[i].to, parts[i].from, parts[i].bytes));
+    return LISA_OK;
+}
+
+static struct lisa__run run_of(lisa_model *model, const lisa_batch *b,
+                               const struct lisa__activations *a) {
+    return (struct lisa__run){
+        .model = model,
+        .be = model->be,
+        .a = a,
+        .batch = b->rows.batch,
+        .tokens = b->rows.tokens,
+        .has_documents = b->rows.has_documents,
+        .head_rows = b->rows.n_scored,
+    };
+}
+
+/* Adds up the rows' losses on the host, in row order. */
+static lisa_status sum_loss(const struct lisa__run *run, const lisa_batch *b,
+                            struct lisa__loss *loss) {
+    const uint32_t n = run->head_rows;
+    *loss = (struct lisa__loss){0, b->rows.weight_sum, n};
+    if (n != 0)
+        LISA_TRY(run->be->ops->download(run->be, b->nll, run->a->head_nll, n * sizeof *b->nll));
+    for (uint32_t i = 0; i < n; i++)
+        loss->sum += b->nll[i];
+    return isfinite(loss->sum) ? LISA_OK : lisa__blame_weights(run->model, "the loss");
+}
+
+lisa_status lisa__forward(lisa_model *model, lisa_batch *b, struct lisa__loss *loss) {
+    if (b->inference_only)
+        return lisa__fail(LISA_E_STATE, "batch: made with inference_only, for evaluate alone");
+    LISA_TRY(check_ready(model, b));
+    b->forwarded = 0;
+    const struct lisa__run run = run_of(model, b, &b->activations);
+    LISA_TRY(upload_rows(&run, &b->rows));
+    LISA_TRY(lisa__trunk_forward(&run));
+    if (loss != NULL) {
+        LISA_TRY(lisa__head(&run, 0));
+        LISA_TRY(sum_loss(&run, b, loss));
+    }
+    b->forwarded = 1;
+    b->forward_version = model->version;
+    return LISA_OK;
+}
+
+lisa_status lisa__backward(lisa_model *model, lisa_batch *b, struct lisa__loss *loss) {
+    if (b->model != model)
+        return lisa__fail(LISA_E_INVAL, "batch: belongs to another model");
+    if (!b->forwarded || b->forward_version != model->version)
+        return lisa__fail(LISA_E_STATE,
+                          "lisa_backward: the batch and the weights as they are now have had no "
+                          "lisa_forward");
+    /* Backward overwrites what forward saved: it can run once. */
+    b->forwarded = 0;
+    const struct lisa__run run = run_of(model, b, &b->activations);
+    LISA_TRY(lisa__head(&run, 1));
+    LISA_TRY(sum_loss(&run, b, loss));
+    return lisa__trunk_backward(&run);
+}
+
+/* Evaluation memory of a batch as it is set now, for one call. */
+static lisa_status begin_evaluation(struct lisa__layout *layout, struct lisa__activations *a,
+                                    lisa_model *model, const lisa_batch *b) {
+    const struct lisa__activations_shape shape = lisa__evaluation_shape(
+        &model->config, model->real_size, b->rows.batch, b->rows.tokens, b->head_rows);
+    memset(layout, 0, sizeof *layout);
+    lisa__activations_layout(layout, a, &shape);
+    LISA_TRY(lisa__layout_alloc(layout, model->context));
+    lisa__activations_layout(layout, a, &shape);
+    lisa_status status = lisa__layout_check(layout);
+    if (status == LISA_OK)
+        status = lisa__rope_tables(model, a);
+    if (status != LISA_OK)
+        lisa__layout_free(layout, model->context);
+    return status;
+}
+
+/* Spreads the scored rows' results over the positions of the labels they predict. */
+static lisa_status spread_results(const struct lisa__run *run, const lisa_batch *b,
+                                  float *log_probs, uint8_t *greedy) {
+    const struct lisa__rows *r = &b->rows;
+    const size_t n = (size_t)r->batch * r->tokens;
+    if (log_probs != NULL)
+        memset(log_probs, 0, n * sizeof *log_probs);
+    if (greedy != NULL)
+        memset(greedy, 0, n * sizeof *greedy);
+    for (uint32_t i = 0; i < r->n_scored; i++) {
+        const size_t label = (size_t)r->index[i] + 1;
+        if (log_probs != NULL)
+            LISA_TRY(run->be->ops->download(run->be, log_probs + label, run->a->head_log_probs + i,
+                                            sizeof *log_probs));
+        if (greedy != NULL)
+            LISA_TRY(run->be->ops->download(run->be, greedy + label, run->a->head_greedy + i,
+                                            sizeof *greedy));
+    }
+    return LISA_OK;
+}
+
+static lisa_status evaluate(const struct lisa__run *run, const lisa_batch *b, double *loss,
+                            float *log_probs, uint8_t *greedy) {
+    struct lisa__loss sum;
+    LISA_TRY(upload_rows(run, &b->rows));
+    LISA_TRY(lisa__trunk_forward(run));
+    LISA_TRY(lisa__head(run, 0));
+    LISA_TRY(sum_loss(run, b, &sum));
+    LISA_TRY(spread_results(run, b, log_probs, greedy));
+    if (loss != NULL)
+        *loss = sum.sum / sum.weight_sum;
+    return LISA_OK;
+}
+
+lisa_status lisa__evaluate(lisa_model *model, lisa_batch *b, double *loss, float *log_probs,
+                           uint8_t *greedy) {
+    LISA_TRY(check_ready(model, b));
+    if (b->rows.n_scored == 0)
+        return lisa__fail(LISA_E_INVAL,
+                          "lisa_model_evaluate: no label is scored (all are -100, first in their "
+                          "document, or of weight 0)");
+    struct lisa__layout layout;
+    struct lisa__activations a;
+    LISA_TRY(begin_evaluation(&layout, &a, model, b));
+    const struct lisa__run run = run_of(model, b, &a);
+    const lisa_status status = evaluate(&run, b, loss, log_probs, greedy);
+    lisa__layout_free(&layout, model->context);
+    return status;
+}
+
+static lisa_status all_logits(struct lisa__run *run, const lisa_batch *b, void *logits,
+                              uint32_t dtype) {
+    const uint32_t n = b->rows.batch * b->rows.tokens;
+    const size_t row = (size_t)run->model->config.vocab_size * lisa__dtype_size(dtype);
+    LISA_TRY(upload_rows(run, &b->rows));
+    LISA_TRY(lisa__trunk_forward(run));
+    for (int32_t i = 0; i < (int32_t)n; i++) {
+        LISA_TRY(run->be->ops->upload(run->be, run->a->head_index, &i, sizeof i));
+        LISA_TRY(lisa__head_logits(run, 0, 1));
+        LISA_TRY(lisa__download_real(run->model, run->a->logits, run->model->config.vocab_size,
+                                     (unsigned char *)logits + i * row, dtype));
+    }
+    return LISA_OK;
+}
+
+lisa_status lisa__logits(lisa_model *model, lisa_batch *b, void *logits, uint32_t dtype) {
+    LISA_TRY(check_ready(model, b));
+    struct lisa__layout layout;
+    struct lisa__activations a;
+    LISA_TRY(begin_evaluation(&layout, &a, model, b));
+    struct lisa__run run = run_of(model, b, &a);
+    const lisa_status status = all_logits(&run, b, logits, dtype);
+    lisa__layout_free(&layout, model->context);
+    return status;
+}

@@ -1,0 +1,63 @@
+/* pass.h - a batch behind its handle, and the passes over it. */
+#ifndef LISA_MODEL_PASS_H
+#define LISA_MODEL_PASS_H
+
+#include "data/rows.h"
+#include "model/run.h"
+
+struct lisa_batch {
+    uint32_t references;
+    uint32_t forwarded; /* 1: the activations are those of the rows and weights as they are now */
+    lisa_model *model;
+    struct lisa__rows rows;
+    struct lisa__layout layout;
+    struct lisa__activations activations; /* nothing where inference_only */
+    double *nll;                          /* [N] on the host */
+    uint32_t head_rows;                   /* rows of logits at once */
+    uint32_t inference_only;
+    uint64_t forward_version; /* of the weights that forward saw */
+};
+
+/* What a forward over rows adds up to. */
+struct lisa__loss {
+    double sum; /* weighted */
+    double weight_sum;
+    uint64_t n_scored;
+};
+
+/* The shape that training at most max_batch x max_tokens needs; AUTO is settled by `spare`, the
+ * bytes that may still be taken (UINT64_MAX: no limit). */
+struct lisa__activations_shape
+lisa__training_shape(const lisa_model_config *config, size_t real_size, uint32_t max_batch,
+                     uint32_t max_tokens, const lisa_batch_options *options, uint64_t spare);
+
+/* The shape that evaluating a batch of that size needs. */
+struct lisa__activations_shape lisa__evaluation_shape(const lisa_model_config *config,
+                                                      size_t real_size, uint32_t batch,
+                                                      uint32_t tokens, uint32_t head_rows);
+
+/* The shape that generating up to n_total tokens from a prompt of n_prompt needs. */
+struct lisa__activations_shape lisa__generation_shape(const lisa_model_config *config,
+                                                      size_t real_size, uint32_t n_prompt,
+                                                      uint32_t n_total);
+
+lisa_status lisa__batch_check_size(const lisa_model_config *config, uint32_t max_batch,
+                                   uint32_t max_tokens);
+lisa_status lisa__batch_create(lisa_batch **out, lisa_model *model, uint32_t max_batch,
+                               uint32_t max_tokens, const lisa_batch_options *options);
+void lisa__batch_release(lisa_batch *batch);
+
+/* loss may be NULL: then the head is left to backward. */
+lisa_status lisa__forward(lisa_model *model, lisa_batch *batch, struct lisa__loss *loss);
+
+/* Adds gradients where they are lent; the loss comes with them. */
+lisa_status lisa__backward(lisa_model *model, lisa_batch *batch, struct lisa__loss *loss);
+
+lisa_status lisa__evaluate(lisa_model *model, lisa_batch *batch, double *loss, float *log_probs,
+                           uint8_t *greedy);
+lisa_status lisa__logits(lisa_model *model, lisa_batch *batch, void *logits, uint32_t dtype);
+lisa_status lisa__generate(lisa_model *model, const int32_t *prompt, uint32_t n_prompt,
+                           const lisa_generate_options *options, int32_t *tokens,
+                           uint32_t *n_tokens);
+
+#endif

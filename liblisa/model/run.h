@@ -1,0 +1,67 @@
+/* run.h - one pass of tokens through the model: the forward and backward that all families share.
+ */
+#ifndef LISA_MODEL_RUN_H
+#define LISA_MODEL_RUN_H
+
+#include "model/model.h"
+#include "plan/activations.h"
+
+struct lisa__run {
+    lisa_model *model;
+    lisa_backend *be;
+    const struct lisa__activations *a;
+    uint32_t batch, tokens; /* B, T of this pass */
+    uint32_t has_documents;
+    uint32_t past;      /* generate: tokens already in the KV cache */
+    uint32_t head_rows; /* scored rows of this pass, listed in a->head_index */
+};
+
+/* RoPE tables for `positions` positions into the activations' cos and sin. */
+lisa_status lisa__rope_tables(lisa_model *model, const struct lisa__activations *a);
+
+/* y = x W^T + b (y += where accumulate). A linear map is `n_out` outputs from `first_out` on of a
+ * weight, so that a fused matrix is several of them. */
+struct lisa__linear {
+    struct lisa__tensor *weight, *bias; /* bias may be NULL */
+    uint32_t n_in, n_out;
+    uint32_t first_out, total_out;
+    uint32_t transposed; /* 1: the weight is stored [in, out] (Conv1D) */
+};
+
+/* The linear map of a weight role and its bias role in a layer; q, k and v fall back on the fused
+ * matrix. */
+struct lisa__linear lisa__linear_of(const lisa_model *model, uint32_t layer, uint32_t role);
+
+lisa_status lisa__linear_forward(const struct lisa__run *run, const struct lisa__linear *l,
+                                 const void *x, void *y, int accumulate, uint32_t rows);
+
+/* dx = dy W (dx += where accumulate; dx may be NULL), and, where they train, dW += dy^T x and
+ * db += sum dy. x may be NULL when the weight is frozen. */
+lisa_status lisa__linear_backward(const struct lisa__run *run, const struct lisa__linear *l,
+                                  const void *x, const void *dy, void *dx, int accumulate,
+                                  uint32_t rows);
+
+/* Layer l: stream(l) -> stream(l + 1), saving what saved_at(l) names. rebuild: only what backward
+ * reads is made again; the stream out is left as it is. */
+lisa_status lisa__block_forward(const struct lisa__run *run, uint32_t layer, int rebuild);
+
+/* Gradient of the stream, through layer l, in place; weight gradients where they are lent. */
+lisa_status lisa__block_backward(const struct lisa__run *run, uint32_t layer);
+
+/* Final norm, head and loss of the scored rows, chunk by chunk: nll to a->head_nll. With gradient,
+ * dstream is written and the head's weight gradients are added. */
+lisa_status lisa__head(const struct lisa__run *run, int gradient);
+
+/* Logits of `rows` <= head_rows rows of the last stream, listed in a->head_index + first. */
+lisa_status lisa__head_logits(const struct lisa__run *run, uint32_t first, uint32_t rows);
+
+/* Embedding and all layers. */
+lisa_status lisa__trunk_forward(const struct lisa__run *run);
+
+/* From dstream at the top down to the lowest group that trains. */
+lisa_status lisa__trunk_backward(const struct lisa__run *run);
+
+/* 1 when a group has gradients lent. */
+int lisa__group_trains(const lisa_model *model, uint32_t group);
+
+#endif

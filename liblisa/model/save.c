@@ -1,0 +1,58 @@
+#include "core/dtype.h"
+#include "formats/hf_config.h"
+#include "formats/writer.h"
+#include "model/model.h"
+
+/* Hugging Face's own default. */
+static const uint64_t DEFAULT_SHARD_BYTES = UINT64_C(5000000000);
+
+struct source {
+    lisa_model *model;
+    const struct lisa__write_tensor *written;
+};
+
+static lisa_status deliver(void *user, uint32_t index, uint64_t begin, uint64_t n, void *dst) {
+    const struct source *s = user;
+    LISA_TRY(lisa__poll(s->model->context));
+    return lisa__tensor_get(s->model, index, begin, n, dst, s->written[index].dtype);
+}
+
+static lisa_status save_tensors(lisa_model *model, const char *directory,
+                                const lisa_save_options *options,
+                                struct lisa__write_tensor *written) {
+    for (uint32_t i = 0; i < model->n_tensors; i++) {
+        const struct lisa__tensor_desc *d = &model->descs[i];
+        written[i] = (struct lisa__write_tensor){
+            .name = d->name,
+            .dtype = options->dtype != 0 ? options->dtype : model->tensors[i].file_dtype,
+            .n_dims = d->n_dims,
+            .shape = {d->shape[0], d->shape[1]},
+            .n_elements = d->n_elements,
+        };
+    }
+    const uint64_t shard =
+        options->max_shard_bytes != 0 ? options->max_shard_bytes : DEFAULT_SHARD_BYTES;
+    struct source s = {model, written};
+    return lisa__write_weights(model->context, directory, written, model->n_tensors, shard, deliver,
+                               &s);
+}
+
+lisa_status lisa__model_save(lisa_model *model, const char *directory,
+                             const lisa_save_options *options) {
+    lisa_status status;
+    const uint64_t bytes = model->n_tensors * sizeof(struct lisa__write_tensor);
+    struct lisa__write_tensor *written =
+        lisa__alloc(model->context, LISA_MEM_HANDLES, bytes, &status);
+    if (written == NULL)
+        return status;
+    status = save_tensors(model, directory, options, written);
+    lisa__release(model->context, LISA_MEM_HANDLES, written, bytes);
+    LISA_TRY(status);
+    lisa_model_config config = model->config;
+    if (options->dtype != 0)
+        config.weights_dtype = options->dtype;
+    if (model->directory != NULL)
+        LISA_TRY(lisa__copy_small_files(model->context, model->directory, directory,
+                                        (const char *const[]){"config.json", NULL}));
+    return lisa__hf_config_write(model->context, &config, directory, model->directory);
+}

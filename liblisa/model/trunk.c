@@ -1,0 +1,66 @@
+#include "model/run.h"
+
+int lisa__group_trains(const lisa_model *model, uint32_t group) {
+    for (uint32_t i = 0; i < model->n_tensors; i++)
+        if (model->descs[i].group == group && model->tensors[i].gradient != NULL)
+            return 1;
+    return 0;
+}
+
+static lisa_embed embed_op(const struct lisa__run *run, uint32_t role) {
+    const lisa_model_config *c = &run->model->config;
+    const int tokens = role == LISA__EMBED_W;
+    return (lisa_embed){
+        .rows = run->batch * run->tokens,
+        .cols = c->d_model,
+        .table_rows = tokens ? c->vocab_size : c->max_positions,
+        .index = tokens ? run->a->tokens : run->a->positions,
+    };
+}
+
+static lisa_status embed_forward(const struct lisa__run *run, uint32_t role) {
+    const struct lisa__tensor *table = lisa__model_tensor(run->model, 0, role);
+    if (table == NULL)
+        return LISA_OK;
+    lisa_embed op = embed_op(run, role);
+    op.table = table->value;
+    op.out = lisa__stream(run->a, 0);
+    op.accumulate = role != LISA__EMBED_W;
+    return run->be->ops->embed_forward(run->be, &op);
+}
+
+static lisa_status embed_backward(const struct lisa__run *run, uint32_t role) {
+    const struct lisa__tensor *table = lisa__model_tensor(run->model, 0, role);
+    if (table == NULL)
+        return LISA_OK;
+    lisa_embed op = embed_op(run, role);
+    op.dout = run->a->dstream;
+    op.dtable = table->gradient;
+    return run->be->ops->embed_backward(run->be, &op);
+}
+
+lisa_status lisa__trunk_forward(const struct lisa__run *run) {
+    LISA_TRY(embed_forward(run, LISA__EMBED_W));
+    LISA_TRY(embed_forward(run, LISA__POSITION_W));
+    for (uint32_t layer = 0; layer < run->model->config.n_layers; layer++) {
+        LISA_TRY(lisa__poll(run->model->context));
+        LISA_TRY(lisa__block_forward(run, layer, 0));
+    }
+    return LISA_OK;
+}
+
+lisa_status lisa__trunk_backward(const struct lisa__run *run) {
+    const uint32_t n_layers = run->model->config.n_layers;
+    uint32_t lowest = 0;
+    while (lowest <= n_layers && !lisa__group_trains(run->model, lowest))
+        lowest++;
+    /* Group 1 + l is layer l: below the lowest group that trains nobody needs a gradient. */
+    for (uint32_t layer = n_layers; layer-- > 0 && layer + 1 >= lowest;) {
+        LISA_TRY(lisa__poll(run->model->context));
+        LISA_TRY(lisa__block_backward(run, layer));
+    }
+    if (lowest != 0)
+        return LISA_OK;
+    LISA_TRY(embed_backward(run, LISA__EMBED_W));
+    return embed_backward(run, LISA__POSITION_W);
+}

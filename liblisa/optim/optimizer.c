@@ -1,0 +1,196 @@
+#include "optim/optimizer.h"
+
+#include "core/dtype.h"
+
+#include <math.h>
+#include <string.h>
+
+struct lisa__state_shape lisa__state_shape_of(const struct lisa__tensor_desc *descs,
+                                              uint32_t n_tensors, const lisa_model_config *config,
+                                              const lisa_optimizer_options *options,
+                                              size_t real_size) {
+    const uint32_t asked = options->max_active_layers;
+    return (struct lisa__state_shape){
+        .tensors = descs,
+        .n_tensors = n_tensors,
+        .n_layers = config->n_layers,
+        .max_active = asked == LISA_NO_LAYERS ? 0
+                      : asked == 0            ? config->n_layers
+                                              : asked,
+        .policy = options->state_policy,
+        .train_embedding = options->train_embedding,
+        .train_head = options->train_head,
+        .real_size = real_size,
+    };
+}
+
+lisa_status lisa__optimizer_check(const lisa_optimizer_options *o,
+                                  const lisa_model_config *config) {
+    const struct {
+        const char *name;
+        double value, low, below;
+    } ranges[] = {
+        {"lr", o->lr, 0, INFINITY},
+        {"beta1", o->beta1, 0, 1},
+        {"beta2", o->beta2, 0, 1},
+        {"eps", o->eps, 0, INFINITY},
+        {"weight_decay", o->weight_decay, 0, INFINITY},
+        {"max_grad_norm", o->max_grad_norm, 0, INFINITY},
+        {"state_policy", o->state_policy, LISA_STATE_DROP, LISA_STATE_OFFLOAD + 1},
+        {"train_embedding", o->train_embedding, 0, 2},
+        {"train_head", o->train_head, 0, 2},
+    };
+    for (size_t i = 0; i < sizeof ranges / sizeof *ranges; i++)
+        if (!(ranges[i].value >= ranges[i].low && ranges[i].value < ranges[i].below))
+            return lisa__fail(LISA_E_INVAL,
+                              "lisa_optimizer_options.%s: %g, expected at least %g and below %g",
+                              ranges[i].name, ranges[i].value, ranges[i].low, ranges[i].below);
+    if (o->max_active_layers > config->n_layers && o->max_active_layers != LISA_NO_LAYERS)
+        return lisa__fail(LISA_E_INVAL,
+                          "lisa_optimizer_options.max_active_layers: %u, the model has %u layers",
+                          o->max_active_layers, config->n_layers);
+    if (o->state_policy == LISA_STATE_OFFLOAD && o->scratch_dir == NULL)
+        return lisa__fail(
+            LISA_E_INVAL,
+            "lisa_optimizer_options.scratch_dir: OFFLOAD needs a directory on a disk");
+    return LISA_OK;
+}
+
+static lisa_status alloc_tables(lisa_optimizer *o) {
+    lisa_context *context = o->model->context;
+    const uint32_t n_groups = o->n_layers + 2;
+    lisa_status status = LISA_OK;
+    o->groups = lisa__alloc(context, LISA_MEM_HANDLES, n_groups * sizeof *o->groups, &status);
+    if (status == LISA_OK)
+        o->wanted = lisa__alloc(context, LISA_MEM_HANDLES, n_groups, &status);
+    if (status == LISA_OK)
+        o->slot_taken = lisa__alloc(context, LISA_MEM_HANDLES,
+                                    o->memory.n_slots * sizeof *o->slot_taken, &status);
+    if (status != LISA_OK)
+        return status;
+    memset(o->groups, 0, n_groups * sizeof *o->groups);
+    for (uint32_t g = 0; g < n_groups; g++)
+        o->groups[g].slot = -1;
+    memset(o->slot_taken, 0, o->memory.n_slots * sizeof *o->slot_taken);
+    return LISA_OK;
+}
+
+/* Private copies for the weights that may train. */
+static lisa_status reserve_weights(lisa_optimizer *o) {
+    if (o->max_active != 0)
+        LISA_TRY(lisa__model_reserve(o->model, LISA__PART_LAYERS));
+    if (o->options.train_embedding)
+        LISA_TRY(lisa__model_reserve(o->model, LISA__PART_EMBEDDING));
+    if (o->options.train_head)
+        LISA_TRY(lisa__model_reserve(o->model, LISA__PART_HEAD));
+    return LISA_OK;
+}
+
+static lisa_status alloc_state(lisa_optimizer *o) {
+    lisa_context *context = o->model->context;
+    lisa__state_layout(&o->layout, &o->memory, &o->shape);
+    LISA_TRY(lisa__layout_alloc(&o->layout, context));
+    lisa__state_layout(&o->layout, &o->memory, &o->shape);
+    LISA_TRY(lisa__layout_check(&o->layout));
+    LISA_TRY(alloc_tables(o));
+    return lisa__scratch_create(&o->away, context, o->options.scratch_dir,
+                                lisa__offload_bytes(&o->shape));
+}
+
+/* Everything trains from the start, if the slots hold all layers; else the layers wait for a mask.
+ */
+static lisa_status first_mask(lisa_optimizer *o) {
+    const uint32_t n_groups = o->n_layers + 2;
+    lisa_status status;
+    uint8_t *mask = lisa__alloc(o->model->context, LISA_MEM_HANDLES, n_groups, &status);
+    if (mask == NULL)
+        return status;
+    memset(mask, o->max_active == o->n_layers, n_groups);
+    mask[0] = mask[n_groups - 1] = 1;
+    status = lisa__optimizer_apply_mask(o, mask, n_groups, NULL);
+    lisa__release(o->model->context, LISA_MEM_HANDLES, mask, n_groups);
+    return status;
+}
+
+static lisa_status create_into(lisa_optimizer *o) {
+    LISA_TRY(alloc_state(o));
+    LISA_TRY(reserve_weights(o));
+    o->model->optimizer = o;
+    return first_mask(o);
+}
+
+lisa_status lisa__optimizer_create(lisa_optimizer **out, lisa_model *model,
+                                   const lisa_optimizer_options *options) {
+    LISA_TRY(lisa__optimizer_check(options, &model->config));
+    if (model->optimizer != NULL)
+        return lisa__fail(LISA_E_STATE,
+                          "lisa_optimizer_create: the model has an optimizer already");
+    lisa_status status;
+    lisa_optimizer *o = lisa__alloc(model->context, LISA_MEM_HANDLES, sizeof *o, &status);
+    if (o == NULL)
+        return status;
+    memset(o, 0, sizeof *o);
+    o->model = lisa__model_retain(model);
+    o->options = *options;
+    o->n_layers = model->config.n_layers;
+    o->shape = lisa__state_shape_of(model->descs, model->n_tensors, &model->config, options,
+                                    model->real_size);
+    o->max_active = o->shape.max_active;
+    status = create_into(o);
+    o->options.scratch_dir = NULL; /* the host's string, used up */
+    if (status != LISA_OK) {
+        lisa__optimizer_destroy(o);
+        return status;
+    }
+    *out = o;
+    return LISA_OK;
+}
+
+static void unlend(lisa_model *model) {
+    for (uint32_t i = 0; i < model->n_tensors; i++)
+        model->tensors[i].gradient = model->tensors[i].low = NULL;
+}
+
+void lisa__optimizer_destroy(lisa_optimizer *o) {
+    if (o == NULL)
+        return;
+    lisa_model *model = o->model;
+    lisa_context *context = model->context;
+    if (model->optimizer == o) {
+        unlend(model);
+        model->optimizer = NULL;
+    }
+    lisa__release(context, LISA_MEM_HANDLES, o->slot_taken,
+                  o->memory.n_slots * sizeof *o->slot_taken);
+    lisa__release(context, LISA_MEM_HANDLES, o->wanted, o->n_layers + 2);
+    lisa__release(context, LISA_MEM_HANDLES, o->groups, (o->n_layers + 2) * sizeof *o->groups);
+    lisa__scratch_destroy(&o->away, context);
+    lisa__layout_free(&o->layout, context);
+    lisa__release(context, LISA_MEM_HANDLES, o, sizeof *o);
+    lisa__model_release(model);
+}
+
+struct lisa__state lisa__group_state(const lisa_optimizer *o, uint32_t group) {
+    if (group == 0)
+        return o->memory.embedding_state;
+    if (group == o->n_layers + 1)
+        return o->memory.head_state;
+    return lisa__slot_at(&o->memory, o->model->real_size, (uint32_t)o->groups[group].slot);
+}
+
+lisa_status lisa__optimizer_void(lisa_optimizer *o) {
+    memset(&o->window, 0, sizeof o->window);
+    return o->model->be->ops->zero(o->model->be, o->memory.gradients,
+                                   o->gradient_elements * o->model->real_size);
+}
+
+lisa_status lisa__optimizer_count(lisa_optimizer *o, double loss_sum, double weight_sum,
+                                  uint64_t n_scored) {
+    double real;
+    o->window.n_backward++;
+    o->window.n_scored += n_scored;
+    o->window.loss_sum += loss_sum;
+    o->window.weight_sum += weight_sum;
+    lisa__store(&real, o->model->be->ops->real_dtype, 0, o->window.weight_sum);
+    return o->model->be->ops->upload(o->model->be, o->memory.gradients, &real, o->model->real_size);
+}

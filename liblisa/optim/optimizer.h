@@ -1,0 +1,73 @@
+/* optimizer.h - AdamW behind its handle: slots, the mask in force, and the accumulation window. */
+#ifndef LISA_OPTIM_OPTIMIZER_H
+#define LISA_OPTIM_OPTIMIZER_H
+
+#include "model/model.h"
+#include "plan/state.h"
+
+/* One group: embedding, a layer, or final norm and head. */
+struct lisa__group {
+    uint64_t steps;     /* counted by its state */
+    uint32_t active;    /* in the mask in force */
+    uint32_t has_state; /* m, v and low bits are kept for it: in a slot, its own place, or away */
+    int32_t slot;       /* of a layer whose state is in a slot, else -1 */
+    uint32_t rounded;   /* times its trained masters were dropped: a stream of rounding each */
+};
+
+/* Batches since the last update. */
+struct lisa__window {
+    uint32_t n_backward;
+    uint64_t n_scored;
+    double loss_sum, weight_sum;
+};
+
+struct lisa_optimizer {
+    lisa_model *model;
+    lisa_optimizer_options options;
+    uint32_t n_layers, max_active;
+    struct lisa__state_shape shape;
+    struct lisa__layout layout;
+    struct lisa__state_memory memory;
+    struct lisa__scratch away;  /* OFFLOAD: L layers' states */
+    struct lisa__group *groups; /* [L + 2] */
+    uint32_t *slot_taken;       /* [n_slots] */
+    uint8_t *wanted;            /* [L + 2], scratch of apply_mask */
+    uint64_t gradient_elements; /* of the region, header included, for the mask in force */
+    struct lisa__window window;
+};
+
+/* The tensors a state layout is for. */
+struct lisa__state_shape lisa__state_shape_of(const struct lisa__tensor_desc *descs,
+                                              uint32_t n_tensors, const lisa_model_config *config,
+                                              const lisa_optimizer_options *options,
+                                              size_t real_size);
+
+/* LISA_E_INVAL names the option at fault. */
+lisa_status lisa__optimizer_check(const lisa_optimizer_options *options,
+                                  const lisa_model_config *config);
+
+lisa_status lisa__optimizer_create(lisa_optimizer **out, lisa_model *model,
+                                   const lisa_optimizer_options *options);
+void lisa__optimizer_destroy(lisa_optimizer *o);
+
+/* See lisa_optimizer_apply_mask. *swapped (may be NULL): 1 when another mask came into force. */
+lisa_status lisa__optimizer_apply_mask(lisa_optimizer *o, const uint8_t *mask, uint32_t n_groups,
+                                       uint32_t *swapped);
+
+/* Points the model's tensors at gradients and low bits as the groups say, packing the gradients of
+ * active groups, and clears them. */
+lisa_status lisa__optimizer_lend(lisa_optimizer *o);
+
+/* Where a group's moments and low bits lie now. Only for groups that have state in memory. */
+struct lisa__state lisa__group_state(const lisa_optimizer *o, uint32_t group);
+
+/* Clears gradients and window. */
+lisa_status lisa__optimizer_void(lisa_optimizer *o);
+
+/* Adds a backward's loss to the window, and the window's weight to the gradient region. */
+lisa_status lisa__optimizer_count(lisa_optimizer *o, double loss_sum, double weight_sum,
+                                  uint64_t n_scored);
+
+lisa_status lisa__optimizer_step(lisa_optimizer *o, lisa_step_stats *stats);
+
+#endif

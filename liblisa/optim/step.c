@@ -1,0 +1,119 @@
+/* The update: one AdamW step of the active groups. */
+#include "optim/optimizer.h"
+
+#include "core/dtype.h"
+
+#include <math.h>
+#include <string.h>
+
+/* Squared norm of the un-normalised gradient of all active groups, in group order. */
+static lisa_status gradient_norm(const lisa_optimizer *o, double *out) {
+    const lisa_model *m = o->model;
+    double total = 0;
+    for (uint32_t i = 0; i < m->n_tensors; i++) {
+        double part = 0;
+        if (m->tensors[i].gradient == NULL)
+            continue;
+        const lisa_typed gradient = {m->tensors[i].gradient, m->be->ops->real_dtype};
+        LISA_TRY(m->be->ops->sum_squares(m->be, gradient, m->descs[i].n_elements, &part));
+        if (!isfinite(part))
+            return lisa__fail(LISA_E_NONFINITE, "the gradient of tensor \"%s\" has NaN or Inf",
+                              m->descs[i].name);
+        total += part;
+    }
+    *out = sqrt(total);
+    return LISA_OK;
+}
+
+static lisa_status update_tensor(const lisa_optimizer *o, uint32_t index, double grad_scale) {
+    const lisa_model *m = o->model;
+    const lisa_optimizer_options *p = &o->options;
+    const struct lisa__tensor_desc *d = &m->descs[index];
+    const struct lisa__state state = lisa__group_state(o, d->group);
+    const uint64_t place = lisa__tensor_place(m->descs, index).elements * m->real_size;
+    const double t = (double)(o->groups[d->group].steps + 1);
+    const lisa_adamw op = {
+        .n = d->n_elements,
+        .weight = m->tensors[index].value,
+        .low = m->tensors[index].low,
+        .gradient = m->tensors[index].gradient,
+        .m = (unsigned char *)state.m + place,
+        .v = (unsigned char *)state.v + place,
+        .lr = p->lr,
+        .beta1 = p->beta1,
+        .beta2 = p->beta2,
+        .eps = p->eps,
+        .weight_decay = d->decays ? p->weight_decay : 0,
+        .grad_scale = grad_scale,
+        .correction1 = 1 - pow(p->beta1, t),
+        .correction2 = 1 - pow(p->beta2, t),
+    };
+    return m->be->ops->adamw(m->be, &op);
+}
+
+static lisa_status update(lisa_optimizer *o, double grad_scale) {
+    lisa_model *m = o->model;
+    for (uint32_t i = 0; i < m->n_tensors; i++)
+        if (m->tensors[i].gradient != NULL)
+            LISA_TRY(update_tensor(o, i, grad_scale));
+    for (uint32_t g = 0; g < o->n_layers + 2; g++)
+        o->groups[g].steps += o->groups[g].active;
+    m->version++;
+    return LISA_OK;
+}
+
+static void fill_stats(const lisa_optimizer *o, double weight_sum, lisa_step_stats *stats) {
+    const struct lisa__window *w = &o->window;
+    stats->loss = w->weight_sum > 0 ? w->loss_sum / w->weight_sum : 0;
+    stats->weight_sum = weight_sum;
+    stats->lr = o->options.lr;
+    stats->n_targets = w->n_scored;
+    stats->n_backward = w->n_backward;
+    for (uint32_t l = 0; l < o->n_layers; l++)
+        stats->n_active_layers += o->groups[1 + l].active;
+}
+
+/* The window's sum of target weights: this process's, or what a host's all-reduce made of it. */
+static lisa_status window_weight(const lisa_optimizer *o, double *out) {
+    const lisa_model *m = o->model;
+    double real;
+    LISA_TRY(m->be->ops->download(m->be, &real, o->memory.gradients, m->real_size));
+    *out = lisa__load(&real, m->be->ops->real_dtype, 0);
+    if (!isfinite(*out) || *out < 0)
+        return lisa__fail(LISA_E_NONFINITE,
+                          "the window's sum of target weights is %g, expected finite and >= 0",
+                          *out);
+    return LISA_OK;
+}
+
+static lisa_status step(lisa_optimizer *o, lisa_step_stats *stats) {
+    double weight_sum = 0, norm = 0;
+    LISA_TRY(window_weight(o, &weight_sum));
+    fill_stats(o, weight_sum, stats);
+    if (weight_sum == 0) {
+        lisa__log(o->model->context, LISA_LOG_WARN,
+                  "no label of the window is scored: nothing is updated, no step is counted");
+        return LISA_OK;
+    }
+    LISA_TRY(gradient_norm(o, &norm));
+    stats->grad_norm = norm / weight_sum;
+    double scale = 1 / weight_sum;
+    const double most = o->options.max_grad_norm;
+    /* torch.nn.utils.clip_grad_norm_ */
+    if (most > 0 && most / (stats->grad_norm + 1e-6) < 1)
+        scale *= most / (stats->grad_norm + 1e-6);
+    LISA_TRY(update(o, scale));
+    stats->updated = 1;
+    return LISA_OK;
+}
+
+lisa_status lisa__optimizer_step(lisa_optimizer *o, lisa_step_stats *stats) {
+    if (o->window.n_backward == 0)
+        return lisa__fail(LISA_E_STATE, "lisa_optimizer_step: no lisa_backward since the last one");
+    memset(stats, 0, sizeof *stats);
+    stats->struct_size = sizeof *stats;
+    LISA_TRY(lisa__poll(o->model->context));
+    const lisa_status status = step(o, stats);
+    const lisa_status cleared = lisa__optimizer_void(o);
+    return status != LISA_OK ? status : cleared;
+}

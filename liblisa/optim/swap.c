@@ -1,0 +1,208 @@
+/* Another mask comes into force: layers leave their slots, others take them. */
+#include "optim/optimizer.h"
+
+#include "core/dtype.h"
+
+#include <string.h>
+
+static void *at(void *base, uint64_t bytes) {
+    return base == NULL ? NULL : (unsigned char *)base + bytes;
+}
+
+static int is_layer(const lisa_optimizer *o, uint32_t group) {
+    return group != 0 && group != o->n_layers + 1;
+}
+
+static struct lisa__extent extent_of(const lisa_optimizer *o, uint32_t group) {
+    return is_layer(o, group) ? o->memory.layer : group == 0 ? o->memory.embedding : o->memory.head;
+}
+
+/* A layer's state in the scratch file. */
+static struct lisa__state away_at(const lisa_optimizer *o, uint32_t group) {
+    const size_t real = o->model->real_size;
+    unsigned char *base =
+        (unsigned char *)o->away.base + (group - 1) * lisa__slot_bytes(&o->memory.layer, real);
+    const uint64_t moment = o->memory.layer.elements * real;
+    return (struct lisa__state){base, base + moment, base + 2 * moment};
+}
+
+static lisa_status copy_state(const lisa_optimizer *o, struct lisa__state to,
+                              struct lisa__state from, int to_host) {
+    lisa_backend *be = o->model->be;
+    const uint64_t moment = o->memory.layer.elements * o->model->real_size;
+    const struct {
+        void *to, *from;
+        uint64_t bytes;
+    } parts[] = {
+        {to.m, from.m, moment}, {to.v, from.v, moment}, {to.low, from.low, o->memory.layer.low}};
+    for (int i = 0; i < 3; i++) {
+        if (parts[i].bytes == 0)
+            continue;
+        LISA_TRY(to_host ? be->ops->download(be, parts[i].to, parts[i].from, parts[i].bytes)
+                         : be->ops->upload(be, parts[i].to, parts[i].from, parts[i].bytes));
+    }
+    return LISA_OK;
+}
+
+/* Opens or closes the masters of a group's 16-bit weights. */
+static lisa_status masters(lisa_optimizer *o, uint32_t group, uint32_t what) {
+    lisa_model *m = o->model;
+    const struct lisa__state state = lisa__group_state(o, group);
+    for (uint32_t i = 0; i < m->n_tensors; i++) {
+        const struct lisa__tensor_desc *d = &m->descs[i];
+        if (d->group != group || lisa__low_size(d->dtype) == 0)
+            continue;
+        const lisa_master op = {
+            .what = what,
+            .n = d->n_elements,
+            .weight = m->tensors[i].value,
+            .low = at(state.low, lisa__tensor_place(m->descs, i).low),
+            .seed = o->options.seed,
+            .stream = (uint64_t)o->groups[group].rounded * m->n_tensors + i,
+        };
+        LISA_TRY(m->be->ops->master(m->be, &op));
+    }
+    return LISA_OK;
+}
+
+/* m = v = 0, low bits from the weights alone. */
+static lisa_status begin_state(lisa_optimizer *o, uint32_t group) {
+    lisa_backend *be = o->model->be;
+    const struct lisa__state state = lisa__group_state(o, group);
+    const uint64_t moment = extent_of(o, group).elements * o->model->real_size;
+    LISA_TRY(be->ops->zero(be, state.m, moment));
+    LISA_TRY(be->ops->zero(be, state.v, moment));
+    LISA_TRY(masters(o, group, LISA_MASTER_OPEN));
+    o->groups[group].steps = 0;
+    o->groups[group].has_state = 1;
+    return LISA_OK;
+}
+
+/* The masters' low bits go, rounded into the weights; untrained ones have none. */
+static lisa_status drop_state(lisa_optimizer *o, uint32_t group) {
+    struct lisa__group *g = &o->groups[group];
+    if (g->steps != 0) {
+        LISA_TRY(masters(o, group, LISA_MASTER_CLOSE));
+        g->rounded++;
+    }
+    g->has_state = 0;
+    g->steps = 0;
+    return LISA_OK;
+}
+
+static lisa_status leave(lisa_optimizer *o, uint32_t group) {
+    struct lisa__group *g = &o->groups[group];
+    g->active = 0;
+    if (!is_layer(o, group) || o->options.state_policy == LISA_STATE_KEEP)
+        return LISA_OK;
+    if (o->options.state_policy == LISA_STATE_OFFLOAD) {
+        LISA_TRY(copy_state(o, away_at(o, group), lisa__group_state(o, group), 1));
+    } else {
+        LISA_TRY(drop_state(o, group));
+    }
+    o->slot_taken[g->slot] = 0;
+    g->slot = -1;
+    return LISA_OK;
+}
+
+/* A slot for a layer: its own under KEEP, else the first that is free. */
+static void take_slot(lisa_optimizer *o, uint32_t group) {
+    uint32_t slot = 0;
+    if (o->options.state_policy == LISA_STATE_KEEP)
+        slot = group - 1;
+    else
+        while (o->slot_taken[slot])
+            slot++;
+    o->slot_taken[slot] = 1;
+    o->groups[group].slot = (int32_t)slot;
+}
+
+static lisa_status arrive(lisa_optimizer *o, uint32_t group) {
+    struct lisa__group *g = &o->groups[group];
+    const int needs_slot = is_layer(o, group) && g->slot < 0;
+    LISA_TRY(lisa__model_own_group(o->model, group));
+    if (needs_slot)
+        take_slot(o, group);
+    g->active = 1;
+    if (!g->has_state)
+        return begin_state(o, group);
+    return needs_slot ? copy_state(o, lisa__group_state(o, group), away_at(o, group), 0) : LISA_OK;
+}
+
+/* Where a group's low bits lie, in memory or in the scratch file; NULL where it has none. */
+static void *low_of(const lisa_optimizer *o, uint32_t group) {
+    const struct lisa__group *g = &o->groups[group];
+    if (!g->has_state)
+        return NULL;
+    if (is_layer(o, group) && g->slot < 0)
+        return away_at(o, group).low;
+    return lisa__group_state(o, group).low;
+}
+
+lisa_status lisa__optimizer_lend(lisa_optimizer *o) {
+    lisa_model *m = o->model;
+    uint64_t element = LISA__GRADIENT_HEADER;
+    for (uint32_t i = 0; i < m->n_tensors; i++) {
+        const struct lisa__tensor_desc *d = &m->descs[i];
+        const struct lisa__extent place = lisa__tensor_place(m->descs, i);
+        struct lisa__tensor *t = &m->tensors[i];
+        void *low = low_of(o, d->group);
+        t->low = lisa__low_size(d->dtype) != 0 ? at(low, place.low) : NULL;
+        t->gradient = NULL;
+        if (!o->groups[d->group].active)
+            continue;
+        t->gradient = at(o->memory.gradients, element * m->real_size);
+        element += (d->n_elements + 15) / 16 * 16;
+    }
+    o->gradient_elements = element;
+    return lisa__optimizer_void(o);
+}
+
+/* What of the mask this optimizer can train goes to o->wanted; *differs from what is in force. */
+static lisa_status read_mask(lisa_optimizer *o, const uint8_t *mask, uint32_t n_groups,
+                             int *differs) {
+    const uint32_t head = o->n_layers + 1;
+    uint32_t n_active = 0;
+    if (n_groups != o->n_layers + 2)
+        return lisa__fail(LISA_E_INVAL, "mask: %u groups, expected n_layers + 2 = %u", n_groups,
+                          o->n_layers + 2);
+    *differs = 0;
+    for (uint32_t g = 0; g < n_groups; g++) {
+        if (mask[g] > 1)
+            return lisa__fail(LISA_E_INVAL, "mask[%u]: %u, expected 0 or 1", g, mask[g]);
+        const uint32_t may = g == 0      ? o->options.train_embedding
+                             : g == head ? o->options.train_head
+                                         : 1;
+        o->wanted[g] = mask[g] && may;
+        n_active += is_layer(o, g) ? o->wanted[g] : 0;
+        *differs |= o->wanted[g] != o->groups[g].active;
+    }
+    if (n_active > o->max_active)
+        return lisa__fail(LISA_E_BUDGET,
+                          "mask: %u active layers, the optimizer has max_active_layers = %u",
+                          n_active, o->max_active);
+    return LISA_OK;
+}
+
+lisa_status lisa__optimizer_apply_mask(lisa_optimizer *o, const uint8_t *mask, uint32_t n_groups,
+                                       uint32_t *swapped) {
+    int differs = 0;
+    LISA_TRY(read_mask(o, mask, n_groups, &differs));
+    if (swapped != NULL)
+        *swapped = differs != 0;
+    /* The very first mask has nothing to differ from, yet pointers to lend. */
+    if (!differs && o->gradient_elements != 0)
+        return LISA_OK;
+    if (o->window.n_backward != 0)
+        return lisa__fail(LISA_E_STATE,
+                          "mask: changed inside an accumulation window of %u backward passes",
+                          o->window.n_backward);
+    for (uint32_t g = 0; g < n_groups; g++)
+        if (o->groups[g].active && !o->wanted[g])
+            LISA_TRY(leave(o, g));
+    for (uint32_t g = 0; g < n_groups; g++)
+        if (!o->groups[g].active && o->wanted[g])
+            LISA_TRY(arrive(o, g));
+    o->model->version++;
+    return lisa__optimizer_lend(o);
+}

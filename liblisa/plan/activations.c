@@ -1,0 +1,165 @@
+#include "plan/activations.h"
+
+#include <string.h>
+
+/* A chunk of logits aims at this many bytes of f32: large enough that the head's product runs at
+ * full speed, small beside the weights. */
+static const uint64_t LOGITS_BYTES = UINT64_C(48) << 20;
+static const uint32_t HEAD_ROWS_LEAST = 64;
+
+uint32_t lisa__head_rows(const lisa_model_config *config, uint64_t rows, uint32_t asked) {
+    uint64_t chosen = asked;
+    if (chosen == 0) {
+        chosen = LOGITS_BYTES / (4u * (uint64_t)config->vocab_size);
+        if (chosen < HEAD_ROWS_LEAST)
+            chosen = HEAD_ROWS_LEAST;
+    }
+    return (uint32_t)(chosen < rows ? chosen : rows);
+}
+
+static uint64_t aligned(uint64_t bytes) {
+    return (bytes + LISA__ALIGN - 1) / LISA__ALIGN * LISA__ALIGN;
+}
+
+static void *piece(unsigned char *base, uint64_t *offset, uint64_t count, size_t size) {
+    void *at = base == NULL ? NULL : base + *offset;
+    *offset += aligned(count * size);
+    return at;
+}
+
+/* The pieces of one layer from `base`; their total goes to *bytes. */
+static struct lisa__saved saved_pieces(const struct lisa__activations_shape *s, void *base,
+                                       uint64_t *bytes) {
+    const lisa_model_config *c = s->config;
+    const uint64_t n = s->rows;
+    const uint64_t q = (uint64_t)c->n_heads * c->head_dim;
+    const uint64_t kv = (uint64_t)c->n_kv_heads * c->head_dim;
+    const uint64_t statistics = c->norm == LISA_NORM_LAYER ? 2 * n : n;
+    const int cached = s->cache_rows != 0;
+    struct lisa__saved out;
+    memset(&out, 0, sizeof out);
+    uint64_t at = 0;
+    out.q = piece(base, &at, n * q, s->real_size);
+    if (!cached) {
+        out.k = piece(base, &at, n * kv, s->real_size);
+        out.v = piece(base, &at, n * kv, s->real_size);
+    }
+    out.attention = piece(base, &at, n * q, s->real_size);
+    out.lse = piece(base, &at, n * c->n_heads, s->real_size);
+    out.norm1 = piece(base, &at, statistics, s->real_size);
+    if (!c->parallel_residual) {
+        out.middle = piece(base, &at, n * c->d_model, s->real_size);
+        out.norm2 = piece(base, &at, statistics, s->real_size);
+    }
+    if (c->gated_mlp)
+        out.gate = piece(base, &at, n * c->d_ff, s->real_size);
+    out.up = piece(base, &at, n * c->d_ff, s->real_size);
+    *bytes = at;
+    return out;
+}
+
+static uint64_t largest(uint64_t a, uint64_t b) {
+    return a > b ? a : b;
+}
+
+/* Elements of the buffer that the MLP and the attention of a layer use in turn. */
+static uint64_t phase_elements(const struct lisa__activations_shape *s) {
+    const lisa_model_config *c = s->config;
+    const uint64_t q = (uint64_t)c->n_heads * c->head_dim;
+    const uint64_t kv = (uint64_t)c->n_kv_heads * c->head_dim;
+    return s->rows * (s->forward_only ? c->d_ff : largest(c->d_ff, 2 * q + 2 * kv));
+}
+
+struct classes {
+    uint32_t saved, recompute, logits, workspace;
+};
+
+static void take_streams(struct lisa__layout *layout, struct lisa__activations *a,
+                         const struct classes *k) {
+    const struct lisa__activations_shape *s = &a->shape;
+    const uint64_t width = s->config->d_model;
+    const uint32_t streams = s->forward_only ? 2 : s->config->n_layers + 1;
+    uint64_t layer_bytes = 0;
+    saved_pieces(s, NULL, &layer_bytes);
+    a->stream = lisa__take(layout, k->saved, streams, aligned(s->rows * width * s->real_size));
+    a->stored = lisa__take(layout, k->saved, s->stored_layers, layer_bytes);
+    if (s->stored_layers < s->config->n_layers)
+        a->recomputed = lisa__take(layout, k->recompute, 1, layer_bytes);
+    if (s->cache_rows != 0)
+        a->cache = lisa__take(layout, k->saved, 2 * (uint64_t)s->config->n_layers * s->cache_rows,
+                              (uint64_t)s->config->n_kv_heads * s->config->head_dim * s->real_size);
+}
+
+static void take_workspace(struct lisa__layout *layout, struct lisa__activations *a,
+                           const struct classes *k) {
+    const struct lisa__activations_shape *s = &a->shape;
+    const uint64_t stream = s->rows * s->config->d_model;
+    const uint32_t c = k->workspace;
+    a->normed = lisa__take(layout, c, stream, s->real_size);
+    a->phase = lisa__take(layout, c, phase_elements(s), s->real_size);
+    if (!s->forward_only) {
+        a->dstream = lisa__take(layout, c, stream, s->real_size);
+        a->dnormed = lisa__take(layout, c, stream, s->real_size);
+    }
+    if (s->config->rope != LISA_ROPE_NONE) {
+        const uint64_t angles = (uint64_t)s->positions * (s->config->rotary_dim / 2);
+        a->cos = lisa__take(layout, c, angles, s->real_size);
+        a->sin = lisa__take(layout, c, angles, s->real_size);
+    }
+    a->tokens = lisa__take(layout, c, s->rows, sizeof *a->tokens);
+    a->positions = lisa__take(layout, c, s->rows, sizeof *a->positions);
+    a->documents = lisa__take(layout, c, s->rows, sizeof *a->documents);
+}
+
+static void take_head(struct lisa__layout *layout, struct lisa__activations *a,
+                      const struct classes *k) {
+    const struct lisa__activations_shape *s = &a->shape;
+    const uint64_t width = s->config->d_model, rows = s->head_rows;
+    a->head_index = lisa__take(layout, k->workspace, s->rows, sizeof *a->head_index);
+    a->head_targets = lisa__take(layout, k->workspace, s->rows, sizeof *a->head_targets);
+    a->head_weights = lisa__take(layout, k->workspace, s->rows, sizeof *a->head_weights);
+    a->head_nll = lisa__take(layout, k->workspace, s->rows, sizeof *a->head_nll);
+    if (s->forward_only) {
+        a->head_log_probs = lisa__take(layout, k->workspace, s->rows, sizeof *a->head_log_probs);
+        a->head_greedy = lisa__take(layout, k->workspace, s->rows, sizeof *a->head_greedy);
+    }
+    a->head_in = lisa__take(layout, k->logits, rows * width, s->real_size);
+    a->head_normed = lisa__take(layout, k->logits, rows * width, s->real_size);
+    a->head_stats = lisa__take(layout, k->logits, rows * 2, s->real_size);
+    a->logits = lisa__take(layout, k->logits, rows * s->config->vocab_size, s->real_size);
+    if (!s->forward_only)
+        a->head_din = lisa__take(layout, k->logits, rows * width, s->real_size);
+}
+
+void lisa__activations_layout(struct lisa__layout *layout, struct lisa__activations *out,
+                              const struct lisa__activations_shape *shape) {
+    const uint32_t e = LISA_MEM_EVALUATION;
+    const struct classes training = {LISA_MEM_ACTIVATIONS, LISA_MEM_RECOMPUTE, LISA_MEM_LOGITS,
+                                     LISA_MEM_WORKSPACE};
+    const struct classes evaluation = {e, e, e, e};
+    const struct classes *k = shape->forward_only ? &evaluation : &training;
+    memset(out, 0, sizeof *out);
+    out->shape = *shape;
+    take_streams(layout, out, k);
+    take_workspace(layout, out, k);
+    take_head(layout, out, k);
+}
+
+void *lisa__stream(const struct lisa__activations *a, uint32_t layer) {
+    const struct lisa__activations_shape *s = &a->shape;
+    const uint64_t bytes = aligned(s->rows * s->config->d_model * s->real_size);
+    return (unsigned char *)a->stream + (s->forward_only ? layer % 2 : layer) * bytes;
+}
+
+int lisa__is_stored(const struct lisa__activations *a, uint32_t layer) {
+    return layer >= a->shape.config->n_layers - a->shape.stored_layers;
+}
+
+struct lisa__saved lisa__saved_at(const struct lisa__activations *a, uint32_t layer) {
+    uint64_t bytes = 0;
+    if (!lisa__is_stored(a, layer))
+        return saved_pieces(&a->shape, a->recomputed, &bytes);
+    saved_pieces(&a->shape, NULL, &bytes);
+    const uint32_t first = a->shape.config->n_layers - a->shape.stored_layers;
+    return saved_pieces(&a->shape, (unsigned char *)a->stored + (layer - first) * bytes, &bytes);
+}

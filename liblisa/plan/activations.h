@@ -1,0 +1,70 @@
+/* activations.h - the memory that forward and backward of a batch need, laid out.
+ *
+ * N = rows (batch x tokens), C = d_model, Q = n_heads * head_dim, KV = n_kv_heads * head_dim,
+ * F = d_ff, R = rows of logits that exist at once, V = vocab_size, L = n_layers. */
+#ifndef LISA_PLAN_ACTIVATIONS_H
+#define LISA_PLAN_ACTIVATIONS_H
+
+#include "core/layout.h"
+#include "lisa/model.h"
+
+/* What one layer keeps for its backward. Frozen and active layers keep the same: inputs of weight
+ * gradients are made again from these, in the workspace. */
+struct lisa__saved {
+    void *q, *k, *v;     /* [N, Q], [N, KV], [N, KV], after RoPE */
+    void *attention;     /* [N, Q] */
+    void *lse;           /* [N, n_heads] */
+    void *middle;        /* [N, C], the residual stream between attention and MLP; parallel: NULL */
+    void *norm1, *norm2; /* statistics, [N] or [N, 2]; parallel: norm2 NULL */
+    void *gate, *up;     /* [N, F]; gate NULL where the MLP is not gated */
+};
+
+struct lisa__activations_shape {
+    const lisa_model_config *config;
+    size_t real_size;
+    uint64_t rows;          /* N */
+    uint32_t positions;     /* longest sequence, rows of the RoPE tables */
+    uint32_t head_rows;     /* R */
+    uint32_t stored_layers; /* the last ones keep their activations; the first are recomputed */
+    uint32_t forward_only;  /* evaluate and generate: two residual buffers, no backward */
+    uint32_t cache_rows;    /* generate: rows of the KV cache of each layer, else 0 */
+};
+
+struct lisa__activations {
+    struct lisa__activations_shape shape;
+    void *stream;     /* residual stream into each layer and out of the last; see lisa__stream */
+    void *stored;     /* stored_layers of what lisa__saved_at describes */
+    void *recomputed; /* one of them, shared by the other layers */
+    void *cache;      /* 2 L [cache_rows, KV]: keys, then values */
+    void *normed;     /* [N, C] */
+    void *phase;      /* [N, F], or in backward's attention part dq, dk, dv, dout */
+    void *dstream;    /* [N, C] gradient of the residual stream */
+    void *dnormed;    /* [N, C] */
+    void *cos, *sin;  /* [positions, rotary_dim / 2] */
+    int32_t *tokens, *positions, *documents; /* [N] on the device */
+    int32_t *head_index, *head_targets;      /* [N]: rows with a target, compact */
+    float *head_weights;                     /* [N] */
+    double *head_nll;                        /* [N] */
+    float *head_log_probs;                   /* [N], forward_only */
+    uint8_t *head_greedy;                    /* [N], forward_only */
+    void *head_in, *head_normed, *head_stats, *logits,
+        *head_din; /* [R, C] x2, [R, 2], [R, V], [R, C] */
+};
+
+/* Takes everything from the layout; forward_only takes all of it as LISA_MEM_EVALUATION. */
+void lisa__activations_layout(struct lisa__layout *layout, struct lisa__activations *out,
+                              const struct lisa__activations_shape *shape);
+
+/* Residual stream into layer l (l = L: out of the last), [N, C]. */
+void *lisa__stream(const struct lisa__activations *a, uint32_t layer);
+
+/* Whether layer l keeps its activations from forward to backward. */
+int lisa__is_stored(const struct lisa__activations *a, uint32_t layer);
+
+/* Where layer l's activations lie. */
+struct lisa__saved lisa__saved_at(const struct lisa__activations *a, uint32_t layer);
+
+/* Rows of logits to hold at once for at most N rows: enough for an efficient product. */
+uint32_t lisa__head_rows(const lisa_model_config *config, uint64_t rows, uint32_t asked);
+
+#endif

@@ -1,0 +1,209 @@
+#include "plan/plan.h"
+
+#include "backend/registry.h"
+#include "core/dtype.h"
+#include "formats/writer.h"
+#include "model/fill.h"
+#include "model/pass.h"
+#include "optim/optimizer.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static const char *const class_names[LISA_MEM_CLASSES] = {
+    "mapped weights", "private weights", "gradients", "moments",    "low bits", "activations",
+    "recompute",      "logits",          "workspace", "evaluation", "staging",  "disk",
+    "handles",
+};
+
+const char *lisa_memory_class_name(uint32_t memory_class) {
+    return memory_class < LISA_MEM_CLASSES ? class_names[memory_class] : "?";
+}
+
+struct planner {
+    const struct lisa__plan *plan;
+    const lisa_backend_ops *ops;
+    size_t real_size;
+    struct lisa__tensor_desc *descs;
+    uint32_t n_tensors;
+    uint64_t bytes[LISA_MEM_CLASSES];
+};
+
+/* Saving holds the writer's staging and one side of a conversion. */
+_Static_assert(LISA__WRITE_STAGING + LISA__STAGING_BYTES / 2 <= LISA__STAGING_BYTES, "staging");
+
+static uint64_t larger(uint64_t a, uint64_t b) {
+    return a > b ? a : b;
+}
+
+static lisa_status add(struct planner *p, const struct lisa__layout *layout) {
+    if (layout->overflow)
+        return lisa__fail(LISA_E_BUDGET, "plan: the sizes asked for exceed 2^62 bytes");
+    for (uint32_t c = 0; c < LISA_MEM_CLASSES; c++)
+        p->bytes[c] += layout->used[c];
+    return LISA_OK;
+}
+
+static uint64_t limited_total(const uint64_t bytes[LISA_MEM_CLASSES]) {
+    uint64_t total = 0;
+    for (uint32_t c = 0; c < LISA_MEM_CLASSES; c++)
+        total += lisa__is_limited(c) ? bytes[c] : 0;
+    return total;
+}
+
+/* Weights as lisa_model_open holds them: in the mapping where the backend can use them there. */
+static lisa_status plan_weights(struct planner *p) {
+    const uint32_t file = p->plan->config.weights_dtype;
+    const uint32_t held = lisa__held_dtype(p->ops, file);
+    const int mapped = p->plan->model.load == LISA_LOAD_MAP && held == file &&
+                       (p->ops->flags & LISA_BACKEND_HOST_MEMORY) != 0;
+    struct lisa__layout layout;
+    memset(&layout, 0, sizeof layout);
+    for (uint32_t i = 0; i < p->n_tensors; i++) {
+        p->descs[i].dtype = held;
+        p->descs[i].mapped = (uint32_t)mapped;
+        const uint64_t n = p->descs[i].n_elements;
+        if (mapped)
+            p->bytes[LISA_MEM_WEIGHTS_MAPPED] += n * lisa__dtype_size(held);
+        else
+            lisa__take(&layout, LISA_MEM_WEIGHTS_PRIVATE, n, lisa__dtype_size(held));
+    }
+    return add(p, &layout);
+}
+
+/* Private copies of what may train. */
+static lisa_status plan_homes(struct planner *p, uint32_t part) {
+    uint32_t first, last;
+    struct lisa__layout layout;
+    memset(&layout, 0, sizeof layout);
+    lisa__part_groups(&p->plan->config, part, &first, &last);
+    lisa__homes_layout(&layout, NULL, p->descs, p->n_tensors, first, last);
+    if (part == LISA__PART_LAYERS && p->plan->model.scratch_dir != NULL) {
+        p->bytes[LISA_MEM_DISK] += layout.used[LISA_MEM_WEIGHTS_PRIVATE];
+        return LISA_OK;
+    }
+    return add(p, &layout);
+}
+
+static uint64_t trained_elements(const struct planner *p, const struct lisa__state_shape *s) {
+    uint64_t total = 0, layer = 0;
+    for (uint32_t i = 0; i < p->n_tensors; i++) {
+        const struct lisa__tensor_desc *d = &p->descs[i];
+        total += d->group == 0 && s->train_embedding ? d->n_elements : 0;
+        total += d->group == s->n_layers + 1 && s->train_head ? d->n_elements : 0;
+        layer += d->group == 1 ? d->n_elements : 0;
+    }
+    return total + s->max_active * layer;
+}
+
+static lisa_status plan_training(struct planner *p, lisa_plan_report *report) {
+    const struct lisa__plan *plan = p->plan;
+    const struct lisa__state_shape shape =
+        lisa__state_shape_of(p->descs, p->n_tensors, &plan->config, &plan->optimizer, p->real_size);
+    struct lisa__layout layout;
+    struct lisa__state_memory unused;
+    memset(&layout, 0, sizeof layout);
+    if (shape.max_active != 0)
+        LISA_TRY(plan_homes(p, LISA__PART_LAYERS));
+    if (shape.train_embedding)
+        LISA_TRY(plan_homes(p, LISA__PART_EMBEDDING));
+    if (shape.train_head)
+        LISA_TRY(plan_homes(p, LISA__PART_HEAD));
+    lisa__state_layout(&layout, &unused, &shape);
+    p->bytes[LISA_MEM_DISK] += lisa__offload_bytes(&shape);
+    report->n_trained = trained_elements(p, &shape);
+    return add(p, &layout);
+}
+
+static lisa_status plan_activations(struct planner *p, lisa_plan_report *report) {
+    const struct lisa__plan *plan = p->plan;
+    const uint64_t limit = plan->context.memory_limit, taken = limited_total(p->bytes);
+    const uint64_t spare = limit == 0 ? UINT64_MAX : limit > taken ? limit - taken : 0;
+    const struct lisa__activations_shape shape = lisa__training_shape(
+        &plan->config, p->real_size, plan->max_batch, plan->max_tokens, &plan->batch, spare);
+    struct lisa__layout layout;
+    struct lisa__activations unused;
+    memset(&layout, 0, sizeof layout);
+    report->head_rows = shape.head_rows;
+    if (plan->batch.inference_only)
+        return LISA_OK;
+    report->stored_layers = shape.stored_layers;
+    lisa__activations_layout(&layout, &unused, &shape);
+    return add(p, &layout);
+}
+
+static lisa_status plan_evaluation(struct planner *p, const lisa_plan_report *report) {
+    const struct lisa__plan *plan = p->plan;
+    const struct lisa__activations_shape shapes[] = {
+        lisa__evaluation_shape(&plan->config, p->real_size, plan->max_batch, plan->max_tokens,
+                               report->head_rows),
+        lisa__generation_shape(&plan->config, p->real_size, plan->generate_tokens,
+                               plan->generate_tokens),
+    };
+    uint64_t most = 0;
+    for (int i = 0; i < (plan->generate_tokens != 0 ? 2 : 1); i++) {
+        struct lisa__layout layout;
+        struct lisa__activations unused;
+        memset(&layout, 0, sizeof layout);
+        lisa__activations_layout(&layout, &unused, &shapes[i]);
+        if (layout.overflow)
+            return add(p, &layout);
+        most = larger(most, layout.used[LISA_MEM_EVALUATION]);
+    }
+    p->bytes[LISA_MEM_EVALUATION] = most;
+    return LISA_OK;
+}
+
+static lisa_status plan_all(struct planner *p, lisa_plan_report *report) {
+    const struct lisa__plan *plan = p->plan;
+    const uint32_t n_threads =
+        plan->context.n_threads != 0 ? plan->context.n_threads : lisa__processors();
+    LISA_TRY(plan_weights(p));
+    p->bytes[LISA_MEM_WORKSPACE] += p->ops->workspace_bytes(n_threads);
+    if (plan->trains)
+        LISA_TRY(plan_training(p, report));
+    if (plan->max_batch != 0)
+        LISA_TRY(plan_activations(p, report));
+    if (plan->max_batch != 0 || plan->generate_tokens != 0)
+        LISA_TRY(plan_evaluation(p, report));
+    p->bytes[LISA_MEM_STAGING] = LISA__STAGING_BYTES;
+    return LISA_OK;
+}
+
+static void fill_report(const struct planner *p, lisa_plan_report *report) {
+    const uint64_t limit = p->plan->context.memory_limit;
+    memcpy(report->bytes, p->bytes, sizeof p->bytes);
+    report->total = limited_total(p->bytes);
+    report->fits = limit == 0 || report->total <= limit;
+    for (uint32_t i = 0; i < p->n_tensors; i++)
+        report->n_parameters += p->descs[i].n_elements;
+    report->largest_class = LISA_MEM_WEIGHTS_PRIVATE;
+    for (uint32_t c = 0; c < LISA_MEM_CLASSES; c++)
+        if (lisa__is_limited(c) && p->bytes[c] > p->bytes[report->largest_class])
+            report->largest_class = c;
+}
+
+lisa_status lisa__plan(const struct lisa__plan *plan, lisa_plan_report *report) {
+    struct planner p = {.plan = plan};
+    memset(report, 0, sizeof *report);
+    report->struct_size = sizeof *report;
+    LISA_TRY(lisa__backend_find(&p.ops, plan->context.backend));
+    if (plan->max_batch != 0 || plan->max_tokens != 0)
+        LISA_TRY(lisa__batch_check_size(&plan->config, plan->max_batch, plan->max_tokens));
+    if (plan->generate_tokens > plan->config.max_positions)
+        return lisa__fail(LISA_E_INVAL, "plan: generate_tokens is %u, the model has %u positions",
+                          plan->generate_tokens, plan->config.max_positions);
+    if (plan->trains)
+        LISA_TRY(lisa__optimizer_check(&plan->optimizer, &plan->config));
+    p.real_size = lisa__dtype_size(p.ops->real_dtype);
+    p.n_tensors = lisa__tensor_count(&plan->config);
+    p.descs = calloc(p.n_tensors, sizeof *p.descs);
+    if (p.descs == NULL)
+        return lisa__fail(LISA_E_NOMEM, "out of memory: a plan of %u tensors", p.n_tensors);
+    lisa__tensor_list(&plan->config, p.descs);
+    const lisa_status status = plan_all(&p, report);
+    if (status == LISA_OK)
+        fill_report(&p, report);
+    free(p.descs);
+    return status;
+}

@@ -1,0 +1,112 @@
+#include "plan/state.h"
+
+#include "core/dtype.h"
+
+#include <string.h>
+
+static uint64_t round_up(uint64_t n, uint64_t to) {
+    return (n + to - 1) / to * to;
+}
+
+size_t lisa__low_size(uint32_t dtype) {
+    return dtype == LISA_DTYPE_BF16 ? sizeof(int16_t) : dtype == LISA_DTYPE_F16 ? sizeof(float) : 0;
+}
+
+static void extend(struct lisa__extent *e, const struct lisa__tensor_desc *t) {
+    /* 16 elements are 64 bytes of f32, and a multiple of 64 bytes of f64. */
+    e->elements += round_up(t->n_elements, 16);
+    e->low += round_up(t->n_elements * lisa__low_size(t->dtype), LISA__ALIGN);
+}
+
+struct lisa__extent lisa__tensor_place(const struct lisa__tensor_desc *tensors, uint32_t index) {
+    struct lisa__extent e = {0, 0};
+    uint32_t i = index;
+    while (i > 0 && tensors[i - 1].group == tensors[index].group)
+        extend(&e, &tensors[--i]);
+    return e;
+}
+
+struct lisa__extent lisa__group_extent(const struct lisa__tensor_desc *tensors, uint32_t n_tensors,
+                                       uint32_t group) {
+    struct lisa__extent e = {0, 0};
+    for (uint32_t i = 0; i < n_tensors; i++)
+        if (tensors[i].group == group)
+            extend(&e, &tensors[i]);
+    return e;
+}
+
+static struct lisa__extent largest_layer(const struct lisa__state_shape *s) {
+    struct lisa__extent largest = {0, 0};
+    for (uint32_t l = 0; l < s->n_layers; l++) {
+        const struct lisa__extent e = lisa__group_extent(s->tensors, s->n_tensors, 1 + l);
+        largest.elements = e.elements > largest.elements ? e.elements : largest.elements;
+        largest.low = e.low > largest.low ? e.low : largest.low;
+    }
+    return largest;
+}
+
+static struct lisa__state take_state(struct lisa__layout *layout, const struct lisa__extent *e,
+                                     uint64_t n, size_t real_size) {
+    struct lisa__state out;
+    out.m = lisa__take(layout, LISA_MEM_MOMENTS, n * e->elements, real_size);
+    out.v = lisa__take(layout, LISA_MEM_MOMENTS, n * e->elements, real_size);
+    out.low = lisa__take(layout, LISA_MEM_LOW_BITS, n, e->low);
+    return out;
+}
+
+void lisa__state_layout(struct lisa__layout *layout, struct lisa__state_memory *out,
+                        const struct lisa__state_shape *s) {
+    memset(out, 0, sizeof *out);
+    const uint32_t n_slots =
+        s->policy == LISA_STATE_KEEP && s->max_active != 0 ? s->n_layers : s->max_active;
+    out->n_slots = n_slots;
+    out->layer = largest_layer(s);
+    if (s->train_embedding)
+        out->embedding = lisa__group_extent(s->tensors, s->n_tensors, 0);
+    if (s->train_head)
+        out->head = lisa__group_extent(s->tensors, s->n_tensors, s->n_layers + 1);
+    out->gradients = lisa__take(layout, LISA_MEM_GRADIENTS,
+                                LISA__GRADIENT_HEADER + out->embedding.elements +
+                                    out->head.elements + s->max_active * out->layer.elements,
+                                s->real_size);
+    out->slots = take_state(layout, &out->layer, n_slots, s->real_size);
+    out->embedding_state = take_state(layout, &out->embedding, 1, s->real_size);
+    out->head_state = take_state(layout, &out->head, 1, s->real_size);
+}
+
+static void *advance(void *base, uint64_t bytes) {
+    return base == NULL ? NULL : (unsigned char *)base + bytes;
+}
+
+struct lisa__state lisa__slot_at(const struct lisa__state_memory *memory, size_t real_size,
+                                 uint32_t i) {
+    const uint64_t moments = i * memory->layer.elements * real_size;
+    return (struct lisa__state){
+        .m = advance(memory->slots.m, moments),
+        .v = advance(memory->slots.v, moments),
+        .low = advance(memory->slots.low, i * memory->layer.low),
+    };
+}
+
+uint64_t lisa__slot_bytes(const struct lisa__extent *extent, size_t real_size) {
+    return 2 * extent->elements * real_size + extent->low;
+}
+
+uint64_t lisa__offload_bytes(const struct lisa__state_shape *s) {
+    if (s->policy != LISA_STATE_OFFLOAD || s->max_active == 0)
+        return 0;
+    const struct lisa__extent layer = largest_layer(s);
+    return s->n_layers * lisa__slot_bytes(&layer, s->real_size);
+}
+
+void lisa__homes_layout(struct lisa__layout *layout, void **homes,
+                        const struct lisa__tensor_desc *tensors, uint32_t n_tensors, uint32_t first,
+                        uint32_t last) {
+    for (uint32_t i = 0; i < n_tensors; i++)
+        if (tensors[i].mapped && tensors[i].group >= first && tensors[i].group <= last) {
+            void *home = lisa__take(layout, LISA_MEM_WEIGHTS_PRIVATE, tensors[i].n_elements,
+                                    lisa__dtype_size(tensors[i].dtype));
+            if (homes != NULL)
+                homes[i] = home;
+        }
+}

@@ -1,0 +1,73 @@
+/* state.h - the memory of training: gradients, moments, low bits, and private copies of weights.
+ *
+ * A group's state is laid out tensor after tensor, each beginning on 64 bytes. Layers share slots
+ * of the largest layer; embedding and head have their own. */
+#ifndef LISA_PLAN_STATE_H
+#define LISA_PLAN_STATE_H
+
+#include "core/layout.h"
+#include "lisa/optimizer.h"
+#include "model/tensors.h"
+
+/* Elements of real that lead the gradient region; the first is the sum of target weights. */
+#define LISA__GRADIENT_HEADER 16u
+
+/* What a group's (or slot's) state spans. */
+struct lisa__extent {
+    uint64_t elements; /* of gradient, m and v */
+    uint64_t low;      /* bytes of low bits */
+};
+
+/* Moments and low bits of one group, as one slot holds them. */
+struct lisa__state {
+    void *m, *v, *low;
+};
+
+struct lisa__state_shape {
+    const struct lisa__tensor_desc *tensors;
+    uint32_t n_tensors;
+    uint32_t n_layers;
+    uint32_t max_active; /* layers with a gradient at once */
+    uint32_t policy;     /* LISA_STATE_* */
+    uint32_t train_embedding, train_head;
+    size_t real_size;
+};
+
+struct lisa__state_memory {
+    struct lisa__extent embedding, layer, head;
+    uint32_t n_slots;
+    void *gradients;
+    struct lisa__state slots; /* n_slots after each other */
+    struct lisa__state embedding_state, head_state;
+};
+
+/* Bytes that complete a weight to its fp32 master. */
+size_t lisa__low_size(uint32_t dtype);
+
+/* Where the state of tensor `index` begins within its group's. */
+struct lisa__extent lisa__tensor_place(const struct lisa__tensor_desc *tensors, uint32_t index);
+
+/* What a group spans; the layer extent of a shape is the largest layer's. */
+struct lisa__extent lisa__group_extent(const struct lisa__tensor_desc *tensors, uint32_t n_tensors,
+                                       uint32_t group);
+
+void lisa__state_layout(struct lisa__layout *layout, struct lisa__state_memory *out,
+                        const struct lisa__state_shape *shape);
+
+/* Slot i of the layers' slots. */
+struct lisa__state lisa__slot_at(const struct lisa__state_memory *memory, size_t real_size,
+                                 uint32_t i);
+
+/* Bytes of the scratch file that OFFLOAD keeps L layers' states in; 0 for other policies. */
+uint64_t lisa__offload_bytes(const struct lisa__state_shape *shape);
+
+/* Bytes of one layer's state, as OFFLOAD moves them. */
+uint64_t lisa__slot_bytes(const struct lisa__extent *extent, size_t real_size);
+
+/* Private copies for the mapped tensors of groups [first, last]: homes[i] for each tensor, NULL for
+ * those that need none. */
+void lisa__homes_layout(struct lisa__layout *layout, void **homes,
+                        const struct lisa__tensor_desc *tensors, uint32_t n_tensors, uint32_t first,
+                        uint32_t last);
+
+#endif
