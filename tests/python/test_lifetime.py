@@ -71,7 +71,7 @@ class Closing(unittest.TestCase):
             with self.assertRaises(liblisa.LisaError):
                 tiny_model(context, n_heads=3)
         gc.collect()
-        self.assertEqual(context.memory()["weights private"].current, 0)
+        self.assertEqual(context.memory()["private weights"].current, 0)
 
     def test_closing_frees(self):
         handles = everything()
@@ -86,10 +86,10 @@ class Collecting(unittest.TestCase):
     def test_out_of_scope_is_closed(self):
         context = liblisa.Context()
         model = tiny_model(context)
-        self.assertGreater(context.memory()["weights private"].current, 0)
+        self.assertGreater(context.memory()["private weights"].current, 0)
         del model
         gc.collect()
-        self.assertEqual(context.memory()["weights private"].current, 0)
+        self.assertEqual(context.memory()["private weights"].current, 0)
 
     def test_parents_are_kept(self):
         batch = liblisa.Batch(tiny_model(liblisa.Context()), 2, 12)

@@ -249,7 +249,7 @@ class Planning(unittest.TestCase):
         with liblisa.Context(n_threads=1) as context:
             train(tiny_model(context), 20)
             use = context.memory()
-        for name in ("gradients", "moments", "activations", "weights private"):
+        for name in ("gradients", "moments", "activations", "private weights"):
             self.assertEqual(use[name].peak, planned.bytes[name], name)
 
     def test_limit(self):

@@ -108,7 +108,9 @@ class Host:
             except GeneratorExit:
                 return
             except BaseException as error:
-                self.remember(error)
+                # Without this frame in the traceback: who clears its frames would end the generator.
+                tail = error.__traceback__.tb_next if error.__traceback__ else None
+                self.remember(error.with_traceback(tail))
                 stop = 1
 
     def _poll(self) -> int:
