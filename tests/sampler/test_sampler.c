@@ -307,10 +307,12 @@ END_TEST
 
 START_TEST(bernoulli_draws_each_layer_alone) {
     const double weights[] = {0, 1, 0.5, 0.125, 0.9, 1e-300, 0.3};
-    double p[7];
+    double p[7], lent[7];
     lisa_sampler_options options = options_of(LISA_SAMPLER_BERNOULLI, 7, 2);
-    options.weights = weights;
+    memcpy(lent, weights, sizeof lent);
+    options.weights = lent;
     lisa_sampler *sampler = create(&options);
+    memset(lent, 0, sizeof lent); /* the sampler has its own copy */
     ck_assert_uint_eq(lisa_sampler_max_active(sampler), 6);
     ck_assert_int_eq(lisa_sampler_probabilities(sampler, p, 7), LISA_OK);
     for (int l = 0; l < 7; l++)
@@ -827,6 +829,7 @@ END_TEST
 static const double golden_probabilities[] = {0.9, 0.1, 0.5, 0.25, 0.75, 0.5, 1, 0};
 static const double golden_weights[] = {1, 2, 3, 4, 5, 6, 7, 40};
 static const double golden_even[] = {0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1};
+static const double golden_halves[] = {1, 1, 2, 4, 40, 0, 0, 0};
 static const uint32_t golden_layers[] = {6, 1, 4};
 
 static const struct golden {
@@ -846,6 +849,7 @@ static const struct golden {
     {LISA_SAMPLER_WEIGHTED, 8, 3, 0, 0, 42, golden_weights,
      "4 5 7 | 4 6 7 | 4 6 7 | 3 4 7 | 2 6 7"},
     {LISA_SAMPLER_WEIGHTED, 8, 3, 0, 0, 42, golden_even, "1 3 6 | 1 4 7 | 0 2 4 | 5 6 7 | 0 3 4"},
+    {LISA_SAMPLER_WEIGHTED, 8, 3, 0, 0, 42, golden_halves, "0 3 4 | 1 3 4 | 2 3 4 | 1 3 4 | 2 3 4"},
     {LISA_SAMPLER_ROUND_ROBIN, 8, 3, 0, 0, 42, NULL, "0 1 2 | 3 4 5 | 0 6 7 | 1 2 3 | 0 1 2"},
     {LISA_SAMPLER_ROUND_ROBIN, 8, 3, 0, 1, 42, NULL, "5 6 7 | 2 3 4 | 0 1 7 | 4 5 6 | 5 6 7"},
     {LISA_SAMPLER_FIXED, 8, 3, 0, 0, 42, NULL, "1 4 6 | 1 4 6 | 1 4 6 | 1 4 6 | 1 4 6"},
