@@ -101,16 +101,12 @@ START_TEST(test_full_adamw_is_gamma_l) {
 }
 END_TEST
 
-/* Two ways to layers 1 and 2 in two slots: in order, and the other way round. As many swaps each,
- * because the stochastic rounding of a layer that leaves is numbered by them. */
-enum { N_SWAPS = 5 };
-static const uint8_t IN_ORDER[N_SWAPS][5] = {
-    {1, 0, 1, 1, 1}, {1, 0, 0, 0, 1}, {1, 0, 1, 1, 1}, {1, 0, 0, 0, 1}, {1, 0, 1, 1, 1}};
-static const uint8_t PERMUTED[N_SWAPS][5] = {
-    {1, 0, 0, 1, 1}, {1, 1, 0, 1, 1}, {1, 1, 0, 0, 1}, {1, 1, 0, 1, 1}, {1, 0, 1, 1, 1}};
-
-static void swap_slots(rig *r, const uint8_t masks[N_SWAPS][5]) {
-    for (int i = 0; i < N_SWAPS; i++)
+/* Masks under which layers take slots in another order than 0, 1, 2. The last is the same as when
+ * layers 1 and 2 come at once. */
+static void permute_slots(rig *r) {
+    static const uint8_t masks[][5] = {
+        {1, 0, 0, 1, 1}, {1, 1, 0, 1, 1}, {1, 1, 0, 0, 1}, {1, 1, 0, 1, 1}, {1, 0, 1, 1, 1}};
+    for (size_t i = 0; i < sizeof masks / sizeof *masks; i++)
         OK(lisa_optimizer_apply_mask(r->optimizer, masks[i], 5));
 }
 
@@ -129,7 +125,7 @@ START_TEST(test_slot_order_does_not_matter) {
     spec_of(&spec, _i);
     rig_make(&straight, &spec);
     rig_make(&permuted, &spec);
-    swap_slots(&permuted, PERMUTED);
+    permute_slots(&permuted);
     OK(lisa_optimizer_apply_mask(permuted.optimizer, all, 5));
     assert_bound_differently(&straight, &permuted);
     for (uint64_t step = 0; step < N_STEPS; step++)
@@ -142,6 +138,7 @@ END_TEST
 
 /* The same with two slots, under a sampler. */
 START_TEST(test_slot_order_does_not_matter_under_masks) {
+    static const uint8_t layers_1_2[5] = {1, 0, 1, 1, 1};
     rig_spec spec;
     rig straight, permuted;
     spec_of(&spec, _i);
@@ -149,8 +146,8 @@ START_TEST(test_slot_order_does_not_matter_under_masks) {
     lisa_sampler *sampler = make_sampler(2, 2);
     rig_make(&straight, &spec);
     rig_make(&permuted, &spec);
-    swap_slots(&straight, IN_ORDER);
-    swap_slots(&permuted, PERMUTED);
+    OK(lisa_optimizer_apply_mask(straight.optimizer, layers_1_2, 5));
+    permute_slots(&permuted);
     assert_bound_differently(&straight, &permuted);
     for (uint64_t step = 0; step < N_STEPS; step++)
         step_both(&straight, sampler, &permuted, sampler, step);
@@ -343,6 +340,92 @@ START_TEST(test_keep_is_offload) {
 }
 END_TEST
 
+/* The un-normalised gradients of the window so far; free() them. */
+static double *gradients_of(rig *r, size_t *n) {
+    *n = 0;
+    for (uint32_t i = 0; i < r->n_tensors; i++)
+        *n += (size_t)rig_tensor(r, i).n_elements;
+    double *all = malloc(*n * sizeof *all);
+    ck_assert_ptr_nonnull(all);
+    for (size_t i = 0, at = 0; i < r->n_tensors; i++) {
+        uint64_t count = rig_tensor(r, (uint32_t)i).n_elements;
+        OK(lisa_optimizer_gradient_read(r->optimizer, (uint32_t)i, all + at, LISA_DTYPE_F64,
+                                        count));
+        at += (size_t)count;
+    }
+    return all;
+}
+
+static void add_batch(rig *r, const int32_t *tokens, const int32_t *documents, uint32_t rows,
+                      uint32_t n_tokens) {
+    OK(lisa_batch_set(r->batch, tokens, NULL, rows, n_tokens));
+    OK(lisa_batch_set_documents(r->batch, documents));
+    OK(lisa_forward(r->model, r->batch, NULL));
+    OK(lisa_backward(r->model, r->batch));
+}
+
+/* Two documents packed into a row, and the same two in batches of their own. */
+START_TEST(test_packed_documents) {
+    static const int32_t documents[11] = {7, 7, 7, 7, 2, 2, 2, 2, 2, 2, 2};
+    int32_t tokens[11];
+    double bound = _i == 0 ? 1e-13 : 1e-5;
+    rig_spec spec;
+    rig packed, apart;
+    size_t n;
+    spec_of(&spec, _i);
+    spec.config.sliding_window = 3;
+    if (_i % 2 == 0) { /* absolute positions show whether they restart */
+        spec.config.rope = LISA_ROPE_NONE;
+        spec.config.learned_positions = 1;
+    }
+    rig_make(&packed, &spec);
+    rig_make(&apart, &spec);
+    rig_random_tokens(tokens, 11, 61, 3);
+    add_batch(&packed, tokens, documents, 1, 11);
+    add_batch(&apart, tokens, NULL, 1, 4);
+    add_batch(&apart, tokens + 4, NULL, 1, 7);
+    double *a = gradients_of(&packed, &n), *b = gradients_of(&apart, &n);
+    ck_assert_double_le(rig_error(a, b, n), bound);
+    free(a);
+    free(b);
+    rig_destroy(&packed);
+    rig_destroy(&apart);
+}
+END_TEST
+
+/* Logits of a single row of tokens. */
+static double *logits_of(rig *r, const int32_t *tokens, uint32_t n_tokens) {
+    size_t n = (size_t)n_tokens * r->config.vocab_size;
+    double *logits = malloc(n * sizeof *logits);
+    ck_assert_ptr_nonnull(logits);
+    OK(lisa_batch_set(r->batch, tokens, NULL, 1, n_tokens));
+    OK(lisa_model_logits(r->model, r->batch, logits, LISA_DTYPE_F64, n));
+    return logits;
+}
+
+/* What a token can reach: in one layer with a window of 3, itself and the two after it. */
+START_TEST(test_reach_of_a_token) {
+    int32_t tokens[11];
+    rig_spec spec;
+    rig r;
+    spec_of(&spec, _i);
+    spec.config.n_layers = 1;
+    spec.config.sliding_window = 3;
+    rig_make(&r, &spec);
+    rig_random_tokens(tokens, 11, 61, 4);
+    double *before = logits_of(&r, tokens, 11);
+    tokens[5] = (tokens[5] + 1) % 61;
+    double *after = logits_of(&r, tokens, 11);
+    for (int t = 0; t < 11; t++) {
+        int same = memcmp(before + t * 61, after + t * 61, 61 * sizeof *after) == 0;
+        ck_assert_msg(same == (t < 5 || t > 7), "token 5 and the logits of token %d", t);
+    }
+    free(before);
+    free(after);
+    rig_destroy(&r);
+}
+END_TEST
+
 /* What the host does between steps leaves training alone. */
 START_TEST(test_looking_changes_nothing) {
     rig_spec spec;
@@ -392,6 +475,8 @@ static Suite *make_suite(void) {
     tcase_add_loop_test(tcase, test_map_is_copy, 0, N_BACKENDS);
     tcase_add_loop_test(tcase, test_scratch_file_is_memory, 0, N_BACKENDS);
     tcase_add_loop_test(tcase, test_keep_is_offload, 0, N_SETTINGS);
+    tcase_add_loop_test(tcase, test_packed_documents, 0, N_SETTINGS);
+    tcase_add_loop_test(tcase, test_reach_of_a_token, 0, N_SETTINGS);
     tcase_add_loop_test(tcase, test_looking_changes_nothing, 0, N_SETTINGS);
     suite_add_tcase(suite, tcase);
     return suite;
