@@ -370,13 +370,11 @@ static lisa_status open_file(struct shard *shard) {
     return LISA_OK;
 }
 
-static lisa_status map_file(struct lisa__weights *weights, struct shard *shard) {
+static lisa_status map_file(struct shard *shard) {
     void *map = lisa__io->mmap((size_t)shard->size, PROT_READ, MAP_SHARED, shard->fd);
     if (map == MAP_FAILED)
         return lisa__io_fail("map", shard->path);
     shard->map = map;
-    if (weights->context != NULL)
-        lisa__account(weights->context, LISA_MEM_WEIGHTS_MAPPED, shard->size);
     return LISA_OK;
 }
 
@@ -391,7 +389,7 @@ static lisa_status open_shard(struct lisa__weights *weights, uint32_t file, cons
         .text = shard->header, .end = shard->header_bytes, .file = shard->path};
     LISA_TRY(read_members(weights, file, &walk));
     LISA_TRY(check_ranges(weights, file, first));
-    return map ? map_file(weights, shard) : LISA_OK;
+    return map ? map_file(shard) : LISA_OK;
 }
 
 static lisa_status make_shards(struct lisa__weights *weights, uint32_t n) {
@@ -602,11 +600,8 @@ lisa_status lisa__weights_open(struct lisa__weights **out, lisa_context *context
 }
 
 static void close_shard(lisa_context *context, struct shard *shard) {
-    if (shard->map != NULL) {
+    if (shard->map != NULL)
         lisa__io->munmap(shard->map, (size_t)shard->size);
-        if (context != NULL)
-            lisa__unaccount(context, LISA_MEM_WEIGHTS_MAPPED, shard->size);
-    }
     if (shard->fd >= 0)
         lisa__io->close(shard->fd);
     drop(context, shard->header, shard->header_bytes);

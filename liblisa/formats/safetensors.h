@@ -21,8 +21,7 @@ struct lisa__st_tensor {
 struct lisa__weights; /* the open files of a checkpoint directory */
 
 /* Opens DIRECTORY/model.safetensors, or the shards that model.safetensors.index.json names, reads
- * and checks the headers. `map`: also maps the files (shared, read-only), counted as
- * LISA_MEM_WEIGHTS_MAPPED. */
+ * and checks the headers. `map`: also maps the files (shared, read-only). */
 lisa_status lisa__weights_open(struct lisa__weights **out, lisa_context *context,
                                const char *directory, int map);
 void lisa__weights_close(struct lisa__weights *weights);

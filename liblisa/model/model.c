@@ -15,6 +15,10 @@ uint32_t lisa__held_dtype(const lisa_backend_ops *ops, uint32_t file_dtype) {
     return file_dtype == LISA_DTYPE_F64 ? LISA_DTYPE_F32 : file_dtype;
 }
 
+static uint64_t held_bytes(const struct lisa__tensor_desc *d) {
+    return d->n_elements * lisa__dtype_size(d->dtype);
+}
+
 static lisa_status copy_string(char **out, lisa_context *context, const char *text) {
     *out = NULL;
     if (text == NULL)
@@ -137,10 +141,11 @@ static lisa_status bind_sources(lisa_model *model) {
         t->file_dtype = s->dtype;
         d->dtype = lisa__held_dtype(model->be->ops, s->dtype);
         d->mapped = usable_in_place(model, s, d->dtype);
-        if (d->mapped)
-            /* Mapped read-only: nothing writes through this pointer before the tensor has moved. */
-            t->value =
-                (lisa_typed){(void *)(uintptr_t)lisa__weights_data(model->files, s), d->dtype};
+        if (!d->mapped)
+            continue;
+        lisa__account(model->context, LISA_MEM_WEIGHTS_MAPPED, held_bytes(d));
+        /* Mapped read-only: nothing writes through this pointer before the tensor has moved. */
+        t->value = (lisa_typed){(void *)(uintptr_t)lisa__weights_data(model->files, s), d->dtype};
     }
     return LISA_OK;
 }
@@ -220,6 +225,13 @@ lisa_status lisa__model_create(lisa_model **out, lisa_context *context,
     return LISA_OK;
 }
 
+/* The tensor no longer lies in the mapping. */
+static void unmap(const lisa_model *model, struct lisa__tensor_desc *d) {
+    if (d->mapped)
+        lisa__unaccount(model->context, LISA_MEM_WEIGHTS_MAPPED, held_bytes(d));
+    d->mapped = 0;
+}
+
 lisa_model *lisa__model_retain(lisa_model *model) {
     model->references++;
     return model;
@@ -233,6 +245,8 @@ void lisa__model_release(lisa_model *model) {
         lisa__layout_free(&model->homes[p], context);
     lisa__scratch_destroy(&model->scratch, context);
     lisa__layout_free(&model->loaded, context);
+    for (uint32_t i = 0; model->descs != NULL && i < model->n_tensors; i++)
+        unmap(model, &model->descs[i]);
     if (model->files != NULL)
         lisa__weights_close(model->files);
     lisa__release(context, LISA_MEM_HANDLES, model->tensors,
@@ -313,10 +327,9 @@ static lisa_status own(lisa_model *model, uint32_t index) {
         return LISA_OK;
     if (t->home == NULL)
         return lisa__fail(LISA_E_INTERNAL, "tensor \"%s\" trains without reserved memory", d->name);
-    LISA_TRY(model->be->ops->copy(model->be, t->home, t->value.data,
-                                  d->n_elements * lisa__dtype_size(d->dtype)));
+    LISA_TRY(model->be->ops->copy(model->be, t->home, t->value.data, held_bytes(d)));
     t->value.data = t->home;
-    d->mapped = 0;
+    unmap(model, d);
     lisa__weights_forget(model->files, t->source);
     return LISA_OK;
 }
