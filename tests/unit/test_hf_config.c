@@ -1,0 +1,394 @@
+#include "check_main.h"
+#include "files.h"
+
+#include "formats/hf_config.h"
+#include "model/family.h"
+
+#include <locale.h>
+
+/* A complete config.json; `more` is put in front and may repeat none of its keys. */
+#define SIZES                                                                                      \
+    "\"vocab_size\":64,\"hidden_size\":24,\"intermediate_size\":40,\"num_hidden_layers\":3,"       \
+    "\"num_attention_heads\":4"
+#define LLAMA "{\"model_type\":\"llama\"," SIZES
+
+static lisa_model_config config;
+
+static lisa_status read_text(const char *text) {
+    put_text("config.json", text);
+    memset(&config, 0xEE, sizeof config);
+    return lisa__hf_config_read(&config, fresh_context(), test_dir);
+}
+
+static void expect_ok(const char *text) {
+    const lisa_status status = read_text(text);
+    ck_assert_msg(status == LISA_OK, "%s\n  got: %s", text, lisa_error_last());
+}
+
+/* ---- what is read ---- */
+
+START_TEST(fills_llama_defaults) {
+    expect_ok(LLAMA "}");
+    ck_assert_uint_eq(config.struct_size, sizeof config);
+    ck_assert_str_eq(config.family, "llama");
+    ck_assert_uint_eq(config.n_layers, 3);
+    ck_assert_uint_eq(config.d_model, 24);
+    ck_assert_uint_eq(config.n_heads, 4);
+    ck_assert_uint_eq(config.n_kv_heads, 4);
+    ck_assert_uint_eq(config.head_dim, 6);
+    ck_assert_uint_eq(config.rotary_dim, 6);
+    ck_assert_uint_eq(config.d_ff, 40);
+    ck_assert_uint_eq(config.vocab_size, 64);
+    ck_assert_uint_eq(config.max_positions, 2048);
+    ck_assert_uint_eq(config.weights_dtype, LISA_DTYPE_F32);
+    ck_assert_uint_eq(config.norm, LISA_NORM_RMS);
+    ck_assert_uint_eq(config.activation, LISA_ACT_SILU);
+    ck_assert_uint_eq(config.gated_mlp, 1);
+    ck_assert_uint_eq(config.tied_head, 0);
+    ck_assert_uint_eq(config.attention_bias, 0);
+    ck_assert_uint_eq(config.mlp_bias, 0);
+    ck_assert_uint_eq(config.rope, LISA_ROPE_DEFAULT);
+    ck_assert(config.rope_theta == 10000.0);
+    ck_assert(config.norm_eps == 1e-6);
+    ck_assert(config.init_std == 0.02);
+    ck_assert_uint_eq(config.qk_norm + config.parallel_residual + config.learned_positions +
+                          config.sliding_window + config.head_bias,
+                      0);
+    ck_assert_str_eq(host.log, "");
+}
+END_TEST
+
+START_TEST(reads_transformers_4) {
+    expect_ok(LLAMA
+              ",\"architectures\":[\"LlamaForCausalLM\"],\"num_key_value_heads\":2,\"head_dim\":8,"
+              "\"hidden_act\":\"gelu_new\",\"max_position_embeddings\":512,"
+              "\"rms_norm_eps\":1e-05,\"tie_word_embeddings\":true,\"attention_bias\":true,"
+              "\"mlp_bias\":true,\"torch_dtype\":\"bfloat16\",\"rope_theta\":500000,"
+              "\"rope_scaling\":{\"factor\":8.0,\"high_freq_factor\":4.0,\"low_freq_factor\":1.0,"
+              "\"original_max_position_embeddings\":8192,\"rope_type\":\"llama3\"},"
+              "\"initializer_range\":0.041666666666666664,\"pretraining_tp\":1,"
+              "\"rope_interleaved\":false,\"transformers_version\":\"4.40.2\",\"use_cache\":true,"
+              "\"eos_token_id\":[1,2],\"attention_dropout\":0.0,\"pad_token_id\":null}");
+    ck_assert_uint_eq(config.n_kv_heads, 2);
+    ck_assert_uint_eq(config.head_dim, 8);
+    ck_assert_uint_eq(config.activation, LISA_ACT_GELU_TANH);
+    ck_assert_uint_eq(config.max_positions, 512);
+    ck_assert(config.norm_eps == 1e-5);
+    ck_assert_uint_eq(config.tied_head, 1);
+    ck_assert_uint_eq(config.attention_bias, 1);
+    ck_assert_uint_eq(config.attention_output_bias, 1);
+    ck_assert_uint_eq(config.mlp_bias, 1);
+    ck_assert_uint_eq(config.weights_dtype, LISA_DTYPE_BF16);
+    ck_assert_uint_eq(config.rope, LISA_ROPE_LLAMA3);
+    ck_assert(config.rope_theta == 500000.0);
+    ck_assert(config.rope_factor == 8.0);
+    ck_assert(config.rope_low_freq_factor == 1.0);
+    ck_assert(config.rope_high_freq_factor == 4.0);
+    ck_assert_uint_eq(config.rope_original_positions, 8192);
+    ck_assert(config.init_std == 0.041666666666666664);
+    ck_assert_str_eq(host.log, "");
+}
+END_TEST
+
+START_TEST(reads_transformers_5) {
+    expect_ok(LLAMA ",\"dtype\":\"float16\",\"torch_dtype\":\"float32\","
+                    "\"layer_types\":[\"full_attention\",\"full_attention\"],"
+                    "\"rope_parameters\":{\"rope_theta\":1000.0,\"rope_type\":\"default\","
+                    "\"partial_rotary_factor\":1.0}}");
+    ck_assert_uint_eq(config.weights_dtype, LISA_DTYPE_F16);
+    ck_assert_uint_eq(config.rope, LISA_ROPE_DEFAULT);
+    ck_assert(config.rope_theta == 1000.0);
+    expect_ok(LLAMA ",\"rope_parameters\":{\"rope_theta\":1000.0}}");
+    ck_assert_uint_eq(config.rope, LISA_ROPE_DEFAULT);
+    expect_ok(LLAMA ",\"rope_parameters\":{\"rope_type\":\"linear\",\"factor\":2.5},"
+                    "\"rope_theta\":77}");
+    ck_assert_uint_eq(config.rope, LISA_ROPE_LINEAR);
+    ck_assert(config.rope_factor == 2.5);
+    ck_assert(config.rope_theta == 77.0);
+}
+END_TEST
+
+START_TEST(reads_the_old_key_of_scaling) {
+    expect_ok(LLAMA ",\"rope_scaling\":{\"type\":\"linear\",\"factor\":4}}");
+    ck_assert_uint_eq(config.rope, LISA_ROPE_LINEAR);
+    ck_assert(config.rope_factor == 4.0);
+    expect_ok(LLAMA ",\"rope_scaling\":null}");
+    ck_assert_uint_eq(config.rope, LISA_ROPE_DEFAULT);
+}
+END_TEST
+
+START_TEST(reports_what_it_passes_over) {
+    expect_ok(LLAMA ",\"attention_dropout\":0.1,\"my_own_key\":[1]}");
+    ck_assert_ptr_nonnull(strstr(host.log, "\"attention_dropout\" is 0.1; read, not applied"));
+    ck_assert_ptr_nonnull(strstr(host.log, "\"my_own_key\" is not known; ignored"));
+    put_text("config.json", LLAMA ",\"my_own_key\":[1]}");
+    ck_assert_int_eq(lisa__hf_config_read(&config, NULL, test_dir), LISA_OK);
+}
+END_TEST
+
+START_TEST(depends_on_no_locale) {
+    /* Where the system has no such locale, this is the plain case once more. */
+    setlocale(LC_ALL, "de_DE.UTF-8");
+    expect_ok(LLAMA ",\"rms_norm_eps\":0.125,\"rope_theta\":2.5}");
+    ck_assert(config.norm_eps == 0.125);
+    ck_assert_int_eq(lisa__hf_config_write(&test_context, &config, test_dir, NULL), LISA_OK);
+    ck_assert_int_eq(lisa__hf_config_read(&config, &test_context, test_dir), LISA_OK);
+    ck_assert(config.norm_eps == 0.125);
+    ck_assert(config.rope_theta == 2.5);
+}
+END_TEST
+
+/* ---- what is refused ---- */
+
+static const struct {
+    lisa_status status;
+    const char *json;
+    const char *text; /* a part of the error's */
+} refused[] = {
+    {LISA_E_FORMAT, "", "JSON"},
+    {LISA_E_FORMAT, "[]", "an object expected"},
+    {LISA_E_FORMAT, "{\"model_type\":\"llama\"", "JSON"},
+    {LISA_E_FORMAT, LLAMA ",\"vocab_size\":64}", "duplicate"},
+    {LISA_E_FORMAT, LLAMA ",\"rms_norm_eps\":NaN}", "JSON"},
+    {LISA_E_FORMAT, LLAMA ",\"rms_norm_eps\":1e999}", "JSON"},
+    {LISA_E_FORMAT, "{" SIZES "}", "\"model_type\" is missing"},
+    {LISA_E_FORMAT, "{\"model_type\":7," SIZES "}", "\"model_type\" is 7, a string expected"},
+    {LISA_E_UNSUPPORTED, "{\"model_type\":\"phi-msft\"," SIZES "}",
+     "\"model_type\" is \"phi-msft\"; implemented: llama"},
+    {LISA_E_UNSUPPORTED, LLAMA ",\"architectures\":[\"LlamaForSequenceClassification\"]}",
+     "LlamaForSequenceClassification"},
+    {LISA_E_FORMAT, LLAMA ",\"architectures\":\"LlamaForCausalLM\"}", "\"architectures\""},
+    {LISA_E_FORMAT, "{\"model_type\":\"llama\",\"vocab_size\":64}", "\"hidden_size\" is missing"},
+    {LISA_E_FORMAT, LLAMA ",\"num_key_value_heads\":0}",
+     "\"num_key_value_heads\" is 0, an integer from 1 to 2147483647 expected"},
+    {LISA_E_FORMAT, LLAMA ",\"num_key_value_heads\":3}", "a divisor of num_attention_heads' 4"},
+    {LISA_E_FORMAT, LLAMA ",\"num_key_value_heads\":-4}", "is -4, an integer from 1"},
+    {LISA_E_FORMAT, LLAMA ",\"num_key_value_heads\":4.0}", "is a number, an integer from 1"},
+    {LISA_E_FORMAT, LLAMA ",\"num_key_value_heads\":\"4\"}", "is \"4\", an integer from 1"},
+    {LISA_E_FORMAT, LLAMA ",\"head_dim\":2147483648}", "is 2147483648, an integer from 1"},
+    {LISA_E_FORMAT, LLAMA ",\"head_dim\":99999999999999999999}", "JSON"},
+    {LISA_E_FORMAT,
+     "{\"model_type\":\"llama\",\"vocab_size\":64,\"hidden_size\":25,\"intermediate_size\":40,"
+     "\"num_hidden_layers\":3,\"num_attention_heads\":4}",
+     "\"hidden_size\" is 25, a multiple of"},
+    {LISA_E_FORMAT, LLAMA ",\"tie_word_embeddings\":1}", "is 1, true or false expected"},
+    {LISA_E_FORMAT, LLAMA ",\"rms_norm_eps\":-1e-6}", "\"rms_norm_eps\" is a number"},
+    {LISA_E_FORMAT, LLAMA ",\"rms_norm_eps\":\"1e-6\"}", "\"rms_norm_eps\" is \"1e-6\""},
+    {LISA_E_FORMAT, LLAMA ",\"rope_theta\":0}", "\"rope_theta\" is 0"},
+    {LISA_E_UNSUPPORTED, LLAMA ",\"hidden_act\":\"quick_gelu\"}",
+     "\"hidden_act\" is \"quick_gelu\""},
+    {LISA_E_FORMAT, LLAMA ",\"hidden_act\":3}", "\"hidden_act\" is 3, a string expected"},
+    {LISA_E_UNSUPPORTED, LLAMA ",\"torch_dtype\":\"float8_e4m3fn\"}", "float8_e4m3fn"},
+    {LISA_E_UNSUPPORTED, LLAMA ",\"rope_scaling\":{\"type\":\"dynamic\",\"factor\":2.0}}",
+     "\"rope_scaling.rope_type\" is \"dynamic\""},
+    {LISA_E_UNSUPPORTED, LLAMA ",\"rope_parameters\":{\"rope_type\":\"yarn\",\"factor\":2.0}}",
+     "\"rope_parameters.rope_type\" is \"yarn\""},
+    {LISA_E_UNSUPPORTED, LLAMA ",\"rope_scaling\":{\"rope_type\":\"longrope\"}}", "longrope"},
+    {LISA_E_UNSUPPORTED, LLAMA ",\"rope_parameters\":{\"full_attention\":{\"rope_theta\":1}}}",
+     "\"rope_parameters.full_attention\""},
+    {LISA_E_UNSUPPORTED, LLAMA ",\"rope_parameters\":{\"partial_rotary_factor\":0.5}}",
+     "\"rope_parameters.partial_rotary_factor\" is 0.5"},
+    {LISA_E_FORMAT, LLAMA ",\"rope_scaling\":{\"factor\":2.0}}",
+     "\"rope_scaling.rope_type\" is missing"},
+    {LISA_E_FORMAT, LLAMA ",\"rope_scaling\":{\"type\":\"linear\"}}",
+     "\"rope_scaling.factor\" is missing"},
+    {LISA_E_FORMAT, LLAMA ",\"rope_scaling\":{\"type\":\"linear\",\"factor\":-1}}",
+     "\"rope_scaling.factor\" is -1"},
+    {LISA_E_FORMAT, LLAMA ",\"rope_scaling\":{\"type\":\"llama3\",\"factor\":8}}",
+     "\"rope_scaling.low_freq_factor\" is missing"},
+    {LISA_E_FORMAT,
+     LLAMA ",\"rope_scaling\":{\"type\":\"llama3\",\"factor\":8,\"low_freq_factor\":4,"
+           "\"high_freq_factor\":4,\"original_max_position_embeddings\":64}}",
+     "more than low_freq_factor's 4 expected"},
+    {LISA_E_FORMAT, LLAMA ",\"rope_scaling\":\"linear\"}", "\"rope_scaling\": an object or null"},
+    {LISA_E_FORMAT, LLAMA ",\"rope_theta\":5,\"rope_parameters\":{\"rope_theta\":6}}",
+     "\"rope_theta\" is 5, but \"rope_parameters.rope_theta\" is 6"},
+    {LISA_E_FORMAT, LLAMA ",\"attention_dropout\":2}", "\"attention_dropout\" is 2"},
+    {LISA_E_UNSUPPORTED, LLAMA ",\"quantization_config\":{\"quant_method\":\"gptq\"}}",
+     "\"quantization_config\" is {\"quant_method\":\"gptq\"}"},
+    {LISA_E_UNSUPPORTED, LLAMA ",\"final_logit_softcapping\":30.0}", "\"final_logit_softcapping\""},
+    {LISA_E_UNSUPPORTED, LLAMA ",\"attn_logit_softcapping\":50}",
+     "\"attn_logit_softcapping\" is 50"},
+    {LISA_E_UNSUPPORTED, LLAMA ",\"query_pre_attn_scalar\":256}",
+     "\"query_pre_attn_scalar\" is 256"},
+    {LISA_E_UNSUPPORTED, LLAMA ",\"residual_multiplier\":0.22}", "for llama only 1 is implemented"},
+    {LISA_E_UNSUPPORTED, LLAMA ",\"embedding_multiplier\":12}", "\"embedding_multiplier\" is 12"},
+    {LISA_E_UNSUPPORTED, LLAMA ",\"logits_scaling\":8}", "\"logits_scaling\" is 8"},
+    {LISA_E_UNSUPPORTED, LLAMA ",\"attention_multiplier\":1}", "\"attention_multiplier\" is 1"},
+    {LISA_E_UNSUPPORTED, LLAMA ",\"num_local_experts\":8}", "\"num_local_experts\" is 8"},
+    {LISA_E_UNSUPPORTED,
+     LLAMA ",\"layer_types\":[\"full_attention\",\"sliding_attention\",\"full_attention\"]}",
+     "\"layer_types\""},
+    {LISA_E_UNSUPPORTED, LLAMA ",\"sliding_window\":4096}", "\"sliding_window\" is 4096"},
+    {LISA_E_UNSUPPORTED, LLAMA ",\"partial_rotary_factor\":0.5}",
+     "\"partial_rotary_factor\" is 0.5"},
+    {LISA_E_UNSUPPORTED, LLAMA ",\"use_qk_norm\":true}", "\"use_qk_norm\" is true"},
+    {LISA_E_UNSUPPORTED, LLAMA ",\"clip_qkv\":8.0}", "\"clip_qkv\" is 8.0"},
+    {LISA_E_UNSUPPORTED, LLAMA ",\"rope_interleaved\":true}", "\"rope_interleaved\" is true"},
+    {LISA_E_UNSUPPORTED, LLAMA ",\"pretraining_tp\":2}", "\"pretraining_tp\" is 2"},
+};
+
+START_TEST(refuses_by_name) {
+    lisa_model_config untouched;
+    memset(&untouched, 0xEE, sizeof untouched);
+    ck_assert_int_eq(read_text(refused[_i].json), refused[_i].status);
+    ck_assert_msg(strstr(lisa_error_last(), refused[_i].text) != NULL, "%s\n  got: %s",
+                  refused[_i].text, lisa_error_last());
+    ck_assert_ptr_nonnull(strstr(lisa_error_last(), in_test_dir("config.json")));
+    ck_assert_mem_eq(&config, &untouched, sizeof config);
+}
+END_TEST
+
+START_TEST(lets_neutral_values_pass) {
+    expect_ok(LLAMA ",\"quantization_config\":null,\"final_logit_softcapping\":null,"
+                    "\"residual_multiplier\":1.0,\"logits_scaling\":1,\"num_local_experts\":0,"
+                    "\"layer_types\":null,\"sliding_window\":null,\"partial_rotary_factor\":1.0,"
+                    "\"use_qk_norm\":false,\"clip_qkv\":null,\"num_key_value_heads\":null,"
+                    "\"head_dim\":null,\"use_sliding_window\":false,"
+                    "\"architectures\":[\"LLaMAForCausalLM\"]}");
+    ck_assert_str_eq(host.log, "");
+    ck_assert_uint_eq(config.head_dim, 6);
+}
+END_TEST
+
+START_TEST(says_that_there_is_none) {
+    ck_assert_int_eq(lisa__hf_config_read(&config, fresh_context(), test_dir), LISA_E_NOTFOUND);
+    ck_assert_ptr_nonnull(strstr(lisa_error_last(), in_test_dir("config.json")));
+}
+END_TEST
+
+START_TEST(bounds_the_file) {
+    char *text = malloc((1 << 20) + 2);
+    ck_assert_ptr_nonnull(text);
+    memset(text, ' ', (1 << 20) + 1);
+    text[(1 << 20) + 1] = '\0';
+    ck_assert_int_eq(read_text(text), LISA_E_FORMAT);
+    ck_assert_ptr_nonnull(strstr(lisa_error_last(), "at most 1048576 expected"));
+    free(text);
+}
+END_TEST
+
+/* ---- the type of the weights ---- */
+
+START_TEST(takes_the_type_from_the_headers) {
+    static const char header[] = "{\"model.embed_tokens.weight\":{\"dtype\":\"BF16\",\"shape\":[1],"
+                                 "\"data_offsets\":[0,2]}}";
+    expect_ok(LLAMA "}");
+    lisa__fail(LISA_OK, "as before");
+    ck_assert_int_eq(lisa__hf_weights_dtype(&config, NULL, test_dir), LISA_OK);
+    ck_assert_uint_eq(config.weights_dtype, LISA_DTYPE_F32);
+    ck_assert_str_eq(lisa_error_last(), "as before");
+    put_safetensors("model.safetensors", header, sizeof header - 1, 2);
+    ck_assert_int_eq(lisa__hf_weights_dtype(&config, &test_context, test_dir), LISA_OK);
+    ck_assert_uint_eq(config.weights_dtype, LISA_DTYPE_BF16);
+    assert_nothing_held();
+}
+END_TEST
+
+/* ---- writing ---- */
+
+static void expect_round_trip(const char *text) {
+    lisa_model_config first, second;
+    expect_ok(text);
+    first = config;
+    ck_assert_int_eq(lisa__hf_config_write(&test_context, &first, in_test_dir("new"), NULL),
+                     LISA_OK);
+    ck_assert_int_eq(lisa__hf_config_read(&second, &test_context, in_test_dir("new")), LISA_OK);
+    ck_assert_mem_eq(&first, &second, sizeof first);
+    assert_nothing_held();
+}
+
+START_TEST(writes_what_it_reads) {
+    expect_round_trip(LLAMA "}");
+    expect_round_trip(LLAMA ",\"num_key_value_heads\":2,\"head_dim\":8,\"hidden_act\":\"relu\","
+                            "\"rms_norm_eps\":1e-05,\"tie_word_embeddings\":true,\"torch_dtype\":"
+                            "\"bfloat16\",\"rope_theta\":3.3,\"rope_scaling\":{\"type\":\"linear\","
+                            "\"factor\":2.7},\"initializer_range\":0.041666666666666664}");
+    expect_round_trip(LLAMA ",\"attention_bias\":true,\"mlp_bias\":true,\"hidden_act\":\"gelu\","
+                            "\"rope_scaling\":{\"rope_type\":\"llama3\",\"factor\":8,"
+                            "\"low_freq_factor\":1,\"high_freq_factor\":4,"
+                            "\"original_max_position_embeddings\":64}}");
+}
+END_TEST
+
+START_TEST(keeps_the_source) {
+    size_t n;
+    put_text("config.json", LLAMA ",\"mine\":{\"a\":1e-05},\"dtype\":\"float32\",\"torch_dtype\":"
+                                  "\"float32\",\"bos_token_id\":7,\"rope_theta\":10000.0}");
+    ck_assert_int_eq(lisa__hf_config_read(&config, fresh_context(), test_dir), LISA_OK);
+    config.weights_dtype = LISA_DTYPE_F16;
+    config.tied_head = 1;
+    ck_assert_int_eq(lisa__hf_config_write(&test_context, &config, in_test_dir("new"), test_dir),
+                     LISA_OK);
+    char *text = get_file("new/config.json", &n);
+    ck_assert_ptr_nonnull(strstr(text, "\"mine\": {\n    \"a\": 1e-5\n  }"));
+    ck_assert_ptr_nonnull(strstr(text, "\"dtype\": \"float16\""));
+    ck_assert_ptr_nonnull(strstr(text, "\"torch_dtype\": \"float16\""));
+    ck_assert_ptr_nonnull(strstr(text, "\"bos_token_id\": 7"));
+    ck_assert_ptr_nonnull(strstr(text, "\"tie_word_embeddings\": true"));
+    ck_assert_ptr_nonnull(strstr(text, "\"rope_theta\": 10000.0"));
+    free(text);
+}
+END_TEST
+
+START_TEST(writes_the_description_where_the_source_is_gone) {
+    expect_ok(LLAMA "}");
+    ck_assert_int_eq(
+        lisa__hf_config_write(&test_context, &config, in_test_dir("new"), in_test_dir("gone")),
+        LISA_OK);
+    ck_assert_ptr_nonnull(strstr(host.log, "is gone"));
+    ck_assert_int_eq(lisa__hf_config_read(&config, &test_context, in_test_dir("new")), LISA_OK);
+}
+END_TEST
+
+START_TEST(refuses_what_llama_cannot_say) {
+    expect_ok(LLAMA "}");
+    config.norm = LISA_NORM_LAYER;
+    ck_assert_int_eq(lisa__hf_config_write(&test_context, &config, in_test_dir("new"), NULL),
+                     LISA_E_UNSUPPORTED);
+    ck_assert_ptr_nonnull(strstr(lisa_error_last(), "the norm of this model"));
+    ck_assert_int_eq(has_file("new/config.json"), 0);
+}
+END_TEST
+
+START_TEST(survives_every_failing_call) {
+    expect_ok(LLAMA "}");
+    for (uint64_t at = 1;; at++) {
+        inject(at, _i, EIO);
+        const lisa_status status = lisa__hf_config_read(&config, fresh_context(), test_dir);
+        const int was_reached = faults.n_calls >= at;
+        ck_assert(status == LISA_OK || status == LISA_E_IO);
+        ck_assert(status == LISA_OK || strstr(lisa_error_last(), test_dir) != NULL);
+        ck_assert_int_eq(faults.n_open, 0);
+        if (!was_reached)
+            break;
+    }
+    inject_nothing();
+}
+END_TEST
+
+static Suite *make_suite(void) {
+    Suite *suite = suite_create("hf_config");
+    TCase *tests = tcase_create("hf_config");
+    tcase_add_checked_fixture(tests, make_test_dir, remove_test_dir);
+    tcase_add_test(tests, fills_llama_defaults);
+    tcase_add_test(tests, reads_transformers_4);
+    tcase_add_test(tests, reads_transformers_5);
+    tcase_add_test(tests, reads_the_old_key_of_scaling);
+    tcase_add_test(tests, reports_what_it_passes_over);
+    tcase_add_test(tests, depends_on_no_locale);
+    tcase_add_loop_test(tests, refuses_by_name, 0, sizeof refused / sizeof *refused);
+    tcase_add_test(tests, lets_neutral_values_pass);
+    tcase_add_test(tests, says_that_there_is_none);
+    tcase_add_test(tests, bounds_the_file);
+    tcase_add_test(tests, takes_the_type_from_the_headers);
+    tcase_add_test(tests, writes_what_it_reads);
+    tcase_add_test(tests, keeps_the_source);
+    tcase_add_test(tests, writes_the_description_where_the_source_is_gone);
+    tcase_add_test(tests, refuses_what_llama_cannot_say);
+    tcase_add_loop_test(tests, survives_every_failing_call, 0, 2);
+    suite_add_tcase(suite, tests);
+    return suite;
+}
+
+LISA_CHECK_MAIN(make_suite)
