@@ -93,7 +93,8 @@ lib_sources := $(sort $(shell find liblisa -name '*.c' -not -path 'liblisa/backe
 lib_objects := $(lib_sources:%.c=$(B)/obj/%.o)
 sampler_sources := $(sort $(wildcard liblisa/sampler/*.c liblisa/api/sampler.c liblisa/core/error.c \
     liblisa/core/options.c))
-support_sources := $(sort $(wildcard tests/support/*.c))
+support_sources := $(sort $(wildcard tests/support/*.c) \
+    $(filter-out tests/conformance/test_%,$(wildcard tests/conformance/*.c)))
 support_objects := $(support_sources:%.c=$(B)/obj/%.o)
 headers := $(sort $(wildcard include/lisa/*.h))
 sys_headers := $(sort $(wildcard include/lisa/sys/*.h))

@@ -19,7 +19,7 @@
 #ifndef LISA_SYS_BACKEND_H
 #define LISA_SYS_BACKEND_H
 
-#include "../common.h"
+#include "../model.h" /* LISA_MEM_*, LISA_NORM_*, LISA_ACT_* */
 
 #ifdef __cplusplus
 extern "C" {
@@ -33,9 +33,9 @@ extern "C" {
 /* What liblisa lends to a backend for its lifetime. */
 typedef struct lisa_backend_host {
     void *self;
-    /* Memory of a class (LISA_MEM_*), counted and limited; 64-byte aligned. NULL: the status and text
-     * are already set. */
-    void *(*alloc)(void *self, uint32_t memory_class, size_t bytes);
+    /* Memory of a class (LISA_MEM_*), counted and limited; 64-byte aligned. On failure *out is NULL
+     * and the error text is set. */
+    lisa_status (*alloc)(void *self, void **out, uint32_t memory_class, size_t bytes);
     void (*release)(void *self, uint32_t memory_class, void *ptr, size_t bytes);
     /* Sets the calling thread's error text and returns `status`. */
     lisa_status (*fail)(void *self, lisa_status status, const char *text);

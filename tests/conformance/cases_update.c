@@ -1,0 +1,422 @@
+/* cases_update.c - conversions, AdamW, and the masters of 16-bit weights. */
+#include "backend/elementwise.h"
+#include "conformance/harness.h"
+
+CONF_CALL(adamw, lisa_adamw)
+CONF_CALL(master, lisa_master)
+
+/* ---- conversions ---- */
+
+typedef struct conversion {
+    lisa_typed dst, src;
+    size_t n;
+} conversion;
+
+static lisa_status call_convert(lisa_backend *be, const void *arg) {
+    const conversion *op = arg;
+    return be->ops->convert(be, op->dst, op->src, op->n);
+}
+
+static const uint32_t dtypes[] = {LISA_DTYPE_F32, LISA_DTYPE_BF16, LISA_DTYPE_F16, LISA_DTYPE_F64};
+
+/* Patterns of the type itself, all kinds of values among them, but no NaN with a payload. */
+static lisa_typed random_bits(uint32_t dtype, size_t n) {
+    size_t size = lisa__dtype_size(dtype);
+    lisa_typed x = {conf_take(n * size), dtype};
+    for (size_t i = 0; i < n; i++) {
+        uint64_t bits = noise_bits(&conf.seed);
+        memcpy((char *)x.data + i * size, &bits, size);
+    }
+    return x;
+}
+
+/* Doubles and floats on and beside the ties between neighbours of 16-bit types. */
+static lisa_typed ties(uint32_t dtype, size_t n) {
+    lisa_typed x = {conf_take(n * lisa__dtype_size(dtype)), dtype};
+    for (size_t i = 0; i < n; i++) {
+        uint16_t bits = (uint16_t)noise_bits(&conf.seed);
+        double low = lisa__f16_to_f32(bits & 0x7BFEu),
+               high = lisa__f16_to_f32((bits & 0x7BFEu) + 1);
+        if (i & 1) {
+            low = lisa__bf16_to_f32(bits & 0x7F7Eu);
+            high = lisa__bf16_to_f32((bits & 0x7F7Eu) + 1);
+        }
+        double nudge = (double)(int)(i / 2 % 3) - 1.0;
+        lisa__store(x.data, dtype, i, (low + high) / 2.0 * (1.0 + nudge * 0x1p-40));
+    }
+    return x;
+}
+
+static void check_convert(lisa_typed src, uint32_t dtype, size_t n) {
+    conversion op = {.dst.dtype = dtype, .src.dtype = src.dtype, .n = n};
+    void *nines = conf_take(n * lisa__dtype_size(dtype));
+    memset(nines, 0x99, n * lisa__dtype_size(dtype));
+    conf_case c;
+    conf_begin(&c, call_convert, &op, sizeof op, "convert dtype %u to %u, n %zu", src.dtype, dtype,
+               n);
+    conf_in(&c, "src", offsetof(conversion, src.data), src.dtype, src.data, n);
+    conf_out(&c, "dst", offsetof(conversion, dst.data), dtype, nines, 1, n, n, 0.0);
+    c.exact = 1;
+    conf_run(&c);
+}
+
+START_TEST(convert) {
+    static const size_t sizes[] = {0, 1, 9, 40003};
+    for (size_t d = 0; d < 4; d++)
+        for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++) {
+            check_convert(random_bits(dtypes[_i], sizes[s]), dtypes[d], sizes[s]);
+            check_convert(conf_typed_noise(dtypes[_i], sizes[s], 2.0), dtypes[d], sizes[s]);
+            check_convert(ties(dtypes[_i], sizes[s]), dtypes[d], sizes[s]);
+        }
+}
+END_TEST
+
+/* ---- AdamW ---- */
+
+static const uint32_t trained[] = {LISA_DTYPE_F32, LISA_DTYPE_BF16, LISA_DTYPE_F16};
+
+static lisa_adamw adamw_op(size_t n, double weight_decay, uint32_t step) {
+    lisa_adamw op = {.n = n,
+                     .lr = 3e-3,
+                     .beta1 = 0.9,
+                     .beta2 = 0.999,
+                     .eps = 1e-8,
+                     .weight_decay = weight_decay,
+                     .grad_scale = 1.0 / 37.0};
+    op.correction1 = 1.0 - pow(op.beta1, step);
+    op.correction2 = 1.0 - pow(op.beta2, step);
+    return op;
+}
+
+static uint32_t low_element(uint32_t dtype) {
+    return dtype == LISA_DTYPE_BF16 ? CONF_I16 : LISA_DTYPE_F32;
+}
+
+/* Low parts that fit the weights: any for BF16, the weight and a little for F16. */
+static void *random_low(lisa_typed weight, size_t n) {
+    if (weight.dtype == LISA_DTYPE_F32)
+        return NULL;
+    int16_t *bits = conf_take(n * sizeof *bits);
+    float *masters = conf_take(n * sizeof *masters);
+    for (size_t i = 0; i < n; i++) {
+        bits[i] = (int16_t)noise_bits(&conf.seed);
+        masters[i] = (float)(lisa__load(weight.data, weight.dtype, i) *
+                             (1.0 + 1e-4 * noise_uniform(&conf.seed)));
+    }
+    return weight.dtype == LISA_DTYPE_BF16 ? (void *)bits : (void *)masters;
+}
+
+static void check_adamw(lisa_typed weight, size_t n, double gradient, double weight_decay,
+                        uint32_t step) {
+    lisa_adamw op = adamw_op(n, weight_decay, step);
+    op.weight.dtype = weight.dtype;
+    float *v = conf_noise(n, 1e-4);
+    for (size_t i = 0; i < n; i++)
+        v[i] = step == 1 ? 0.0f : v[i] * v[i];
+    conf_case c;
+    conf_begin(&c, call_adamw, &op, sizeof op, "adamw dtype %u n %zu gradient %g decay %g step %u",
+               weight.dtype, n, gradient, weight_decay, step);
+    c.exact = 1;
+    conf_in(&c, "gradient", offsetof(lisa_adamw, gradient), CONF_REAL, conf_noise(n, gradient), n);
+    conf_out(&c, "m", offsetof(lisa_adamw, m), CONF_REAL, conf_noise(n, step == 1 ? 0.0 : 1e-3), 1,
+             n, n, 0.0);
+    conf_out(&c, "v", offsetof(lisa_adamw, v), CONF_REAL, v, 1, n, n, 0.0);
+    conf_out(&c, "weight", offsetof(lisa_adamw, weight.data), weight.dtype, weight.data, 1, n, n,
+             0.0);
+    conf_out(&c, "low", offsetof(lisa_adamw, low), low_element(weight.dtype), random_low(weight, n),
+             1, n, n, 0.0);
+    conf_run(&c);
+}
+
+START_TEST(adamw_is_the_reference_bit_for_bit) {
+    static const size_t sizes[] = {0, 1, 7, 1025, 40003};
+    for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++) {
+        check_adamw(conf_typed_noise(trained[_i], sizes[s], 0.1), sizes[s], 1.0, 0.0, 1);
+        check_adamw(conf_typed_noise(trained[_i], sizes[s], 0.1), sizes[s], 0.0, 0.1, 2);
+        check_adamw(conf_typed_noise(trained[_i], sizes[s], 0.1), sizes[s], 1.0, 0.1, 1000);
+        check_adamw(conf_typed_noise(trained[_i], sizes[s], 0.1), sizes[s], 1e4, 0.0, 3);
+    }
+}
+END_TEST
+
+/* Weights that an update would carry over the largest finite value stay finite. */
+START_TEST(adamw_near_the_largest_value) {
+    enum { N = 513 };
+    lisa_typed weight = {conf_take(N * 2), trained[_i]};
+    for (size_t i = 0; i < N; i++)
+        ((uint16_t *)weight.data)[i] =
+            (uint16_t)((trained[_i] == LISA_DTYPE_BF16 ? LISA_BF16_MAX : LISA_F16_MAX) | i << 15);
+    check_adamw(weight, N, 1.0, -1.0, 1); /* a negative decay lets weights grow */
+}
+END_TEST
+
+/* Torch's formula in double, on weights, moments and a constant gradient in float. */
+START_TEST(adamw_is_the_formula) {
+    enum { N = 301, STEPS = 25 };
+    float *weight = conf_noise(N, 0.1), *gradient = conf_noise(N, 1.0);
+    float *m = conf_noise(N, 0.0), *v = conf_noise(N, 0.0);
+    double w[N], dm[N] = {0}, dv[N] = {0};
+    for (size_t i = 0; i < N; i++) {
+        gradient[i] *= powf(10.0f, -(float)(i % 9)); /* down to where eps decides */
+        w[i] = weight[i];
+    }
+    double moved = 0.0;
+    for (uint32_t step = 1; step <= STEPS; step++) {
+        lisa_adamw op = adamw_op(N, 0.05, step);
+        for (size_t i = 0; i < N; i++) {
+            double g = gradient[i] * op.grad_scale;
+            dm[i] += (1 - op.beta1) * (g - dm[i]);
+            dv[i] += (1 - op.beta2) * (g * g - dv[i]);
+            double update = dm[i] / op.correction1 / (sqrt(dv[i] / op.correction2) + op.eps);
+            double next = w[i] - op.lr * (update + op.weight_decay * w[i]);
+            moved = fmax(moved, fabs(next - weight[i]));
+            w[i] = next;
+        }
+    }
+    /* The same on the subject, in its own memory. */
+    lisa_backend *be = conf.backends[0];
+    float *host[4] = {weight, gradient, m, v};
+    void *device[4];
+    for (int a = 0; a < 4; a++) {
+        ck_assert_int_eq(be->ops->alloc(be, &device[a], LISA_MEM_MOMENTS, N * 4), LISA_OK);
+        ck_assert_int_eq(be->ops->upload(be, device[a], host[a], N * 4), LISA_OK);
+    }
+    for (uint32_t step = 1; step <= STEPS; step++) {
+        lisa_adamw op = adamw_op(N, 0.05, step);
+        op.weight = (lisa_typed){device[0], LISA_DTYPE_F32};
+        op.gradient = device[1];
+        op.m = device[2];
+        op.v = device[3];
+        ck_assert_int_eq(be->ops->adamw(be, &op), LISA_OK);
+    }
+    ck_assert_int_eq(be->ops->download(be, weight, device[0], N * 4), LISA_OK);
+    for (int a = 0; a < 4; a++)
+        be->ops->release(be, device[a], LISA_MEM_MOMENTS, N * 4);
+    ck_assert_double_gt(moved, 1e-2);
+    for (size_t i = 0; i < N; i++)
+        ck_assert_double_eq_tol(weight[i], w[i], STEPS * 2.0 * UNIT * (fabs(w[i]) + moved));
+}
+END_TEST
+
+/* ---- masters ---- */
+
+/* Every kind of pattern: random ones, and all neighbours of saturation, zero, Inf. */
+static float *master_patterns(size_t n) {
+    static const uint32_t edges[] = {
+        0x00000000u, 0x00007FFFu, 0x00008000u, 0x007F8000u, 0x3F7F8000u, 0x3F808000u, 0x38800000u,
+        0x387FFFFFu, 0x33000000u, 0x33000001u, 0x477FE000u, 0x477FF000u, 0x477FEFFFu, 0x47800000u,
+        0x7F7F7FFFu, 0x7F7F8000u, 0x7F7FFFFFu, 0x7F000000u, 0x7F800000u, 0x7FC00000u};
+    const size_t n_edges = sizeof edges / sizeof *edges;
+    float *x = conf_take(n * sizeof *x);
+    for (size_t i = 0; i < n; i++) {
+        uint64_t random = noise_bits(&conf.seed);
+        uint32_t bits = (uint32_t)random;
+        if (i % 3 == 0) /* the range of weights */
+            bits = (bits & 0x80FFFFFFu) | (0x30u + (random >> 40) % 24u) << 24;
+        if (i < 2 * n_edges)
+            bits = edges[i / 2] | (uint32_t)(i & 1) << 31;
+        x[i] = lisa__float_of(bits);
+    }
+    return x;
+}
+
+static void begin_master(conf_case *c, uint32_t what, lisa_typed weight, const void *low, size_t n,
+                         int writes_low) {
+    lisa_master op = {.what = what,
+                      .n = n,
+                      .weight.dtype = weight.dtype,
+                      .seed = 0x123456789ABCDEFu,
+                      .stream = 0xFEDCBA9876543210u};
+    conf_begin(c, call_master, &op, sizeof op, "master %u dtype %u n %zu", what, weight.dtype, n);
+    c->exact = 1;
+    if (what == LISA_MASTER_OPEN || what == LISA_MASTER_READ)
+        conf_in(c, "weight", offsetof(lisa_master, weight.data), weight.dtype, weight.data, n);
+    else
+        conf_out(c, "weight", offsetof(lisa_master, weight.data), weight.dtype, weight.data, 1, n,
+                 n, 0.0);
+    uint32_t element = low_element(weight.dtype);
+    if (writes_low)
+        conf_out(c, "low", offsetof(lisa_master, low), element, low, 1, n, n, 0.0);
+    else
+        conf_in(c, "low", offsetof(lisa_master, low), element, low, n);
+}
+
+static void check_masters(uint32_t dtype, size_t n) {
+    const float *patterns = master_patterns(n);
+    lisa_typed weight = random_bits(dtype, n);
+    const void *low =
+        dtype == LISA_DTYPE_BF16 ? random_bits(LISA_DTYPE_F16, n).data : (const void *)patterns;
+    conf_case c;
+    begin_master(&c, LISA_MASTER_OPEN, weight, low, n, 1);
+    conf_run(&c);
+    begin_master(&c, LISA_MASTER_READ, weight, low, n, 0);
+    conf_out(&c, "values", offsetof(lisa_master, values), LISA_DTYPE_F32, conf_nans(n), 1, n, n,
+             0.0);
+    conf_run(&c);
+    begin_master(&c, LISA_MASTER_CLOSE, weight, low, n, 0);
+    conf_run(&c);
+    begin_master(&c, LISA_MASTER_WRITE, weight, low, n, 1);
+    conf_in(&c, "values", offsetof(lisa_master, values), LISA_DTYPE_F32, patterns, n);
+    conf_run(&c);
+}
+
+START_TEST(masters) {
+    static const size_t sizes[] = {0, 1, 2, 3, 4, 5, 1023, 40003};
+    for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++)
+        check_masters(trained[_i], sizes[s]);
+}
+END_TEST
+
+/* A master on its way through the subject: host values in, 16-bit weights and masters out. */
+typedef struct trip {
+    lisa_backend *be;
+    lisa_master op;
+    size_t n, low_bytes;
+    void *values;
+} trip;
+
+static trip trip_begin(uint32_t dtype, const float *values, size_t n) {
+    trip t = {.be = conf.backends[1], .n = n, .low_bytes = n * (dtype == LISA_DTYPE_BF16 ? 2 : 4)};
+    const lisa_backend_ops *ops = t.be->ops;
+    t.op = (lisa_master){.what = LISA_MASTER_WRITE, .n = n, .weight.dtype = dtype};
+    ck_assert_int_eq(ops->alloc(t.be, &t.op.weight.data, LISA_MEM_WEIGHTS_PRIVATE, n * 2), LISA_OK);
+    ck_assert_int_eq(ops->alloc(t.be, &t.op.low, LISA_MEM_LOW_BITS, t.low_bytes), LISA_OK);
+    ck_assert_int_eq(ops->alloc(t.be, &t.values, LISA_MEM_STAGING, n * 4), LISA_OK);
+    ck_assert_int_eq(ops->upload(t.be, t.values, values, n * 4), LISA_OK);
+    t.op.values = t.values;
+    ck_assert_int_eq(ops->master(t.be, &t.op), LISA_OK);
+    return t;
+}
+
+static void trip_end(trip *t) {
+    const lisa_backend_ops *ops = t->be->ops;
+    ops->release(t->be, t->op.weight.data, LISA_MEM_WEIGHTS_PRIVATE, t->n * 2);
+    ops->release(t->be, t->op.low, LISA_MEM_LOW_BITS, t->low_bytes);
+    ops->release(t->be, t->values, LISA_MEM_STAGING, t->n * 4);
+}
+
+/* Closes with this stream and returns the mean of the 16-bit weights. */
+static double mean_after_close(trip *t, uint64_t stream, uint16_t *weights) {
+    t->op.what = LISA_MASTER_CLOSE;
+    t->op.seed = 99;
+    t->op.stream = stream;
+    ck_assert_int_eq(t->be->ops->master(t->be, &t->op), LISA_OK);
+    ck_assert_int_eq(t->be->ops->download(t->be, weights, t->op.weight.data, t->n * 2), LISA_OK);
+    double sum = 0.0;
+    for (size_t i = 0; i < t->n; i++)
+        sum += lisa__load(weights, t->op.weight.dtype, i) / (double)t->n;
+    return sum;
+}
+
+/* The mean of n draws between neighbours `gap` apart is off by gap / (2 sqrt(n)) in the standard
+ * deviation at most: 5 of those. Both neighbours and nothing else occur. */
+static void check_unbiased(uint32_t dtype, float value, double gap) {
+    enum { N = 1 << 16 };
+    float *values = conf_take(N * sizeof *values);
+    uint16_t *weights = conf_take(N * sizeof *weights), first = 0;
+    for (size_t i = 0; i < N; i++)
+        values[i] = value;
+    trip t = trip_begin(dtype, values, N);
+    double mean = mean_after_close(&t, 3, weights);
+    trip_end(&t);
+    ck_assert_msg(fabs(mean - value) <= 5.0 * gap / 2.0 / sqrt(N),
+                  "dtype %u: the mean of %.9g is off by %.3g of a gap", dtype, value,
+                  (mean - value) / gap);
+    size_t others = 0;
+    for (size_t i = 0; i < N; i++) {
+        double w = lisa__load(weights, dtype, i);
+        first = weights[0];
+        others += weights[i] != first;
+        if (!(fabs(w - value) < gap))
+            ck_abort_msg("dtype %u: %.9g became %.9g", dtype, value, w);
+    }
+    ck_assert_msg(others > 0, "dtype %u: %.9g is always rounded to the same", dtype, value);
+}
+
+START_TEST(closing_is_unbiased) {
+    check_unbiased(LISA_DTYPE_BF16, 1.0f + 0x1p-9f, 0x1p-7);
+    check_unbiased(LISA_DTYPE_BF16, -1.0f - 0x1p-10f, 0x1p-7);
+    check_unbiased(LISA_DTYPE_BF16, 0.01234567f, 0x1p-14);
+    check_unbiased(LISA_DTYPE_BF16, 1.998f, 0x1p-7); /* the upper neighbour is a power of two */
+    check_unbiased(LISA_DTYPE_BF16, 3.3e-39f, 0x1p-133);
+    check_unbiased(LISA_DTYPE_F16, 1.0f + 0x1p-12f, 0x1p-10);
+    check_unbiased(LISA_DTYPE_F16, -0.012345678f, 0x1p-17);
+    check_unbiased(LISA_DTYPE_F16, 3.21e-6f, 0x1p-24);
+    check_unbiased(LISA_DTYPE_F16, 2.0e-8f, 0x1p-24);
+    check_unbiased(LISA_DTYPE_F16, 6.1e-5f, 0x1p-24); /* below the smallest normal */
+}
+END_TEST
+
+/* Streams and elements draw apart; the same seed and stream draw the same. */
+START_TEST(closing_draws) {
+    enum { N = 4099 };
+    float *values = conf_take(N * sizeof *values);
+    uint16_t *a = conf_take(N * 2), *b = conf_take(N * 2), *again = conf_take(N * 2);
+    for (size_t i = 0; i < N; i++)
+        values[i] =
+            trained[_i] == LISA_DTYPE_BF16 ? 1.0f + 0x1p-8f : 1.0f + 0x1p-11f; /* half way */
+    trip t = trip_begin(trained[_i], values, N);
+    mean_after_close(&t, 1, a);
+    trip_end(&t);
+    t = trip_begin(trained[_i], values, N);
+    mean_after_close(&t, 1, again);
+    trip_end(&t);
+    t = trip_begin(trained[_i], values, N);
+    mean_after_close(&t, 2, b);
+    trip_end(&t);
+    ck_assert_mem_eq(a, again, N * 2);
+    size_t equal = 0, repeats = 0;
+    for (size_t i = 0; i < N; i++)
+        equal += a[i] == b[i];
+    for (size_t i = 4; i < N; i++)
+        repeats += a[i] == a[i - 4];
+    ck_assert_double_eq_tol((double)equal / N, 0.5, 0.05);
+    ck_assert_double_eq_tol((double)repeats / N, 0.5, 0.05);
+}
+END_TEST
+
+/* What is representable stays, and nothing finite becomes Inf. */
+START_TEST(closing_at_the_ends) {
+    static const float bf16[] = {0.0f, -0.0f, 1.0f, -0x1.FEp127f, 0x1p-133f, INFINITY};
+    static const float f16[] = {0.0f, -0.0f, 1.0f, -65504.0f, 0x1p-24f, INFINITY};
+    const float *exact = trained[_i] == LISA_DTYPE_BF16 ? bf16 : f16;
+    uint16_t weights[6];
+    trip t = trip_begin(trained[_i], exact, 6);
+    mean_after_close(&t, 0, weights);
+    trip_end(&t);
+    for (size_t i = 0; i < 6; i++) {
+        float got = (float)lisa__load(weights, trained[_i], i);
+        ck_assert_mem_eq(&got, &exact[i], sizeof got);
+    }
+    enum { N = 512 };
+    float large[N];
+    uint16_t closed[N];
+    double largest = trained[_i] == LISA_DTYPE_BF16 ? 0x1.FEp127 : 65504.0;
+    for (size_t i = 0; i < N; i++) {
+        large[i] = trained[_i] == LISA_DTYPE_BF16 ? 3.4028e38f : 65519.0f;
+        if (i % 4 == 0)
+            large[i] = 3.4028235e38f;
+        large[i] = i & 1 ? -large[i] : large[i];
+    }
+    t = trip_begin(trained[_i], large, N);
+    mean_after_close(&t, 0, closed);
+    trip_end(&t);
+    for (size_t i = 0; i < N; i++)
+        ck_assert_double_eq(lisa__load(closed, trained[_i], i), i & 1 ? -largest : largest);
+}
+END_TEST
+
+TCase *conformance_update(void) {
+    TCase *tcase = tcase_create("update");
+    tcase_add_checked_fixture(tcase, conf_setup, conf_teardown);
+    tcase_set_timeout(tcase, 60);
+    tcase_add_loop_test(tcase, convert, 0, 4);
+    tcase_add_loop_test(tcase, adamw_is_the_reference_bit_for_bit, 0, 3);
+    tcase_add_loop_test(tcase, adamw_near_the_largest_value, 1, 3);
+    tcase_add_test(tcase, adamw_is_the_formula);
+    tcase_add_loop_test(tcase, masters, 1, 3);
+    tcase_add_test(tcase, closing_is_unbiased);
+    tcase_add_loop_test(tcase, closing_draws, 1, 3);
+    tcase_add_loop_test(tcase, closing_at_the_ends, 1, 3);
+    return tcase;
+}
