@@ -95,8 +95,10 @@ void lisa__log(const lisa_context *context, int32_t level, const char *format, .
     context->options.log(context->options.log_user, level, line);
 }
 
-static void *host_alloc(void *self, uint32_t memory_class, size_t bytes) {
-    return lisa__alloc(self, memory_class, bytes, NULL);
+static lisa_status host_alloc(void *self, void **out, uint32_t memory_class, size_t bytes) {
+    lisa_status status;
+    *out = lisa__alloc(self, memory_class, bytes, &status);
+    return status;
 }
 
 static void host_release(void *self, uint32_t memory_class, void *ptr, size_t bytes) {

@@ -1,0 +1,252 @@
+/* The plan's promises: planned bytes are the bytes that are held, class by class; a page less fails;
+ * nothing grows. */
+#include "check_main.h"
+#include "lisa/lisa.h"
+#include "rig.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const uint32_t EXACT[] = {
+    LISA_MEM_WEIGHTS_MAPPED, LISA_MEM_WEIGHTS_PRIVATE, LISA_MEM_GRADIENTS,
+    LISA_MEM_MOMENTS,        LISA_MEM_LOW_BITS,        LISA_MEM_ACTIVATIONS,
+    LISA_MEM_RECOMPUTE,      LISA_MEM_LOGITS,          LISA_MEM_WORKSPACE,
+    LISA_MEM_DISK,
+};
+enum { N_EXACT = sizeof EXACT / sizeof *EXACT };
+
+/* The runs that are planned: name and what differs from the rig's defaults. */
+static const struct run {
+    const char *name;
+    uint32_t dtype, tied, max_active, policy, train_embedding, train_head, activations, load;
+    int scratch;
+} RUNS[] = {
+    {"full f32", LISA_DTYPE_F32, 0, 0, LISA_STATE_DROP, 1, 1, LISA_ACTIVATIONS_STORE,
+     LISA_LOAD_COPY, 0},
+    {"gamma 2 bf16", LISA_DTYPE_BF16, 0, 2, LISA_STATE_DROP, 1, 1, LISA_ACTIVATIONS_STORE,
+     LISA_LOAD_MAP, 0},
+    {"gamma 1 f16 tied, recompute", LISA_DTYPE_F16, 1, 1, LISA_STATE_DROP, 1, 1,
+     LISA_ACTIVATIONS_RECOMPUTE, LISA_LOAD_MAP, 0},
+    {"keep", LISA_DTYPE_BF16, 0, 1, LISA_STATE_KEEP, 1, 1, LISA_ACTIVATIONS_STORE, LISA_LOAD_MAP,
+     0},
+    {"offload", LISA_DTYPE_BF16, 0, 1, LISA_STATE_OFFLOAD, 1, 1, LISA_ACTIVATIONS_RECOMPUTE,
+     LISA_LOAD_MAP, 0},
+    {"scratch file", LISA_DTYPE_BF16, 0, 1, LISA_STATE_DROP, 1, 1, LISA_ACTIVATIONS_STORE,
+     LISA_LOAD_MAP, 1},
+    {"embedding and head off", LISA_DTYPE_BF16, 0, 1, LISA_STATE_DROP, 0, 0,
+     LISA_ACTIVATIONS_STORE, LISA_LOAD_MAP, 0},
+    {"embedding and head alone", LISA_DTYPE_F32, 0, LISA_NO_LAYERS, LISA_STATE_DROP, 1, 1,
+     LISA_ACTIVATIONS_STORE, LISA_LOAD_MAP, 0},
+};
+enum { N_RUNS = sizeof RUNS / sizeof *RUNS };
+
+static char directory[] = "/var/tmp/lisa-memory-XXXXXX";
+
+static void remove_directory(void) {
+    char command[sizeof directory + 16];
+    snprintf(command, sizeof command, "rm -rf %s", directory);
+    ck_assert_int_eq(system(command), 0);
+}
+
+/* A saved model of the run's dtype, so that weights can lie in a mapping. */
+static void save_model(const struct run *run) {
+    rig_spec spec;
+    rig r;
+    rig_spec_init(&spec, "cpu");
+    spec.config.weights_dtype = run->dtype;
+    spec.config.tied_head = run->tied;
+    spec.no_optimizer = 1;
+    rig_make(&r, &spec);
+    strcpy(directory + strlen(directory) - 6, "XXXXXX");
+    ck_assert_ptr_nonnull(mkdtemp(directory));
+    OK(lisa_model_save(r.model, directory, NULL));
+    rig_destroy(&r);
+}
+
+static void spec_of(rig_spec *spec, const struct run *run) {
+    rig_spec_init(spec, "cpu");
+    spec->context.n_threads = 2;
+    spec->directory = directory;
+    spec->model.load = run->load;
+    spec->model.scratch_dir = run->scratch ? "/var/tmp" : NULL;
+    spec->batch.activations = run->activations;
+    spec->optimizer.max_active_layers = run->max_active;
+    spec->optimizer.state_policy = run->policy;
+    spec->optimizer.train_embedding = run->train_embedding;
+    spec->optimizer.train_head = run->train_head;
+    spec->optimizer.scratch_dir = "/var/tmp";
+}
+
+static void plan_of(const rig_spec *spec, lisa_plan_report *report) {
+    lisa_model_config config = {.struct_size = sizeof config};
+    lisa_plan_request request;
+    OK(lisa_model_config_read(&config, directory));
+    OK(lisa_plan_request_init(&request, sizeof request));
+    request.config = &config;
+    request.context = &spec->context;
+    request.model = &spec->model;
+    request.batch = &spec->batch;
+    request.optimizer = &spec->optimizer;
+    request.max_batch = spec->max_batch;
+    request.max_tokens = spec->max_tokens;
+    memset(report, 0, sizeof *report);
+    report->struct_size = sizeof *report;
+    OK(lisa_plan(&request, report));
+}
+
+/* Every layer in turn, as long as layers train at all; then an evaluation. */
+static void use(rig *r, const struct run *run) {
+    for (uint64_t step = 0; step < 2 * r->config.n_layers; step++) {
+        uint8_t mask[RIG_MAX_GROUPS] = {0};
+        mask[0] = mask[r->n_groups - 1] = 1;
+        if (run->max_active == 0)
+            memset(mask, 1, r->n_groups);
+        else if (run->max_active != LISA_NO_LAYERS)
+            mask[1 + step % r->config.n_layers] = 1;
+        OK(lisa_optimizer_apply_mask(r->optimizer, mask, r->n_groups));
+        rig_random_batch(r, 2, 11, step);
+        rig_step(r);
+    }
+    OK(lisa_model_evaluate(r->model, r->batch, NULL, NULL, NULL));
+}
+
+static void assert_as_planned(const rig *r, const lisa_plan_report *plan, const char *name) {
+    for (int i = 0; i < N_EXACT; i++) {
+        uint64_t peak = 0;
+        OK(lisa_context_memory(r->context, EXACT[i], NULL, &peak));
+        ck_assert_msg(peak == plan->bytes[EXACT[i]], "%s: %s planned %llu, held %llu", name,
+                      lisa_memory_class_name(EXACT[i]),
+                      (unsigned long long)plan->bytes[EXACT[i]], (unsigned long long)peak);
+    }
+    uint64_t evaluation = 0, staging = 0;
+    OK(lisa_context_memory(r->context, LISA_MEM_EVALUATION, NULL, &evaluation));
+    OK(lisa_context_memory(r->context, LISA_MEM_STAGING, NULL, &staging));
+    ck_assert_uint_eq(evaluation, plan->bytes[LISA_MEM_EVALUATION]);
+    ck_assert_uint_le(staging, plan->bytes[LISA_MEM_STAGING]);
+}
+
+START_TEST(test_held_is_planned) {
+    const struct run *run = &RUNS[_i];
+    rig_spec spec;
+    rig r;
+    lisa_plan_report plan;
+    save_model(run);
+    spec_of(&spec, run);
+    plan_of(&spec, &plan);
+    rig_make(&r, &spec);
+    use(&r, run);
+    assert_as_planned(&r, &plan, run->name);
+    rig_destroy(&r);
+    remove_directory();
+}
+END_TEST
+
+/* Under a limit the run fits at the planned total, beside the small handles, and not below it. */
+static lisa_status run_under(const rig_spec *given, const struct run *run, uint64_t limit) {
+    rig_spec spec = *given;
+    rig r;
+    memset(&r, 0, sizeof r);
+    spec.context.memory_limit = limit;
+    lisa_status status = lisa_context_create(&r.context, &spec.context);
+    if (status == LISA_OK)
+        status = lisa_model_open(&r.model, r.context, directory, &spec.model);
+    if (status == LISA_OK)
+        status = lisa_optimizer_create(&r.optimizer, r.model, &spec.optimizer);
+    if (status == LISA_OK)
+        status = lisa_batch_create(&r.batch, r.model, spec.max_batch, spec.max_tokens, &spec.batch);
+    (void)run;
+    rig_destroy(&r);
+    return status;
+}
+
+static uint64_t handles_of(const rig_spec *spec, const struct run *run, uint64_t *total) {
+    rig r;
+    uint64_t handles = 0, now = 0;
+    rig_make(&r, spec);
+    (void)run;
+    *total = 0;
+    for (uint32_t c = 0; c < LISA_MEM_CLASSES; c++) {
+        OK(lisa_context_memory(r.context, c, &now, NULL));
+        *total += c == LISA_MEM_WEIGHTS_MAPPED || c == LISA_MEM_DISK ? 0 : now;
+    }
+    OK(lisa_context_memory(r.context, LISA_MEM_HANDLES, NULL, &handles));
+    rig_destroy(&r);
+    return handles;
+}
+
+START_TEST(test_a_page_less_fails) {
+    const struct run *run = &RUNS[_i];
+    rig_spec spec;
+    uint64_t total = 0;
+    save_model(run);
+    spec_of(&spec, run);
+    const uint64_t handles = handles_of(&spec, run, &total);
+    /* Handles come and go while creating: their peak is allowed on top. Staging is only held while
+     * opening, when nothing else is. */
+    ck_assert_int_eq(run_under(&spec, run, total + handles + (4u << 20)), LISA_OK);
+    const lisa_status status = run_under(&spec, run, total - 4096);
+    ck_assert_msg(status == LISA_E_BUDGET, "%s: %s: %s", run->name, lisa_status_name(status),
+                  lisa_error_last());
+    ck_assert_ptr_nonnull(strstr(lisa_error_last(), "class"));
+    remove_directory();
+}
+END_TEST
+
+/* AUTO stores what the limit allows and recomputes the rest, as the plan says. */
+START_TEST(test_auto_fits_the_limit) {
+    const struct run *run = &RUNS[1];
+    rig_spec spec;
+    lisa_plan_report all, none, some;
+    save_model(run);
+    spec_of(&spec, run);
+    plan_of(&spec, &all);
+    spec.batch.activations = LISA_ACTIVATIONS_RECOMPUTE;
+    plan_of(&spec, &none);
+    ck_assert_uint_eq(all.stored_layers, 3);
+    ck_assert_uint_eq(none.stored_layers, 0);
+    spec.batch.activations = LISA_ACTIVATIONS_AUTO;
+    spec.context.memory_limit = all.total - 1;
+    plan_of(&spec, &some);
+    ck_assert_uint_lt(some.stored_layers, 3);
+    ck_assert_uint_eq(some.fits, 1);
+    ck_assert_uint_le(some.total, spec.context.memory_limit);
+    remove_directory();
+}
+END_TEST
+
+START_TEST(test_destroying_gives_everything_back) {
+    rig_spec spec;
+    rig r;
+    save_model(&RUNS[1]);
+    spec_of(&spec, &RUNS[1]);
+    rig_make(&r, &spec);
+    use(&r, &RUNS[1]);
+    lisa_optimizer_destroy(r.optimizer);
+    lisa_batch_destroy(r.batch);
+    lisa_model_destroy(r.model);
+    for (uint32_t c = 0; c < LISA_MEM_CLASSES; c++) {
+        uint64_t now = 0;
+        OK(lisa_context_memory(r.context, c, &now, NULL));
+        if (c != LISA_MEM_WORKSPACE && c != LISA_MEM_HANDLES) /* the context's own */
+            ck_assert_msg(now == 0, "%s: %llu bytes left", lisa_memory_class_name(c),
+                          (unsigned long long)now);
+    }
+    lisa_context_destroy(r.context);
+    remove_directory();
+}
+END_TEST
+
+static Suite *make_suite(void) {
+    Suite *suite = suite_create("memory");
+    TCase *tcase = tcase_create("plan");
+    tcase_set_timeout(tcase, 60);
+    tcase_add_loop_test(tcase, test_held_is_planned, 0, N_RUNS);
+    tcase_add_loop_test(tcase, test_a_page_less_fails, 0, N_RUNS);
+    tcase_add_test(tcase, test_auto_fits_the_limit);
+    tcase_add_test(tcase, test_destroying_gives_everything_back);
+    suite_add_tcase(suite, tcase);
+    return suite;
+}
+
+LISA_CHECK_MAIN(make_suite)
