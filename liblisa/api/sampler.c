@@ -37,9 +37,9 @@ static lisa_sampler *copy_of(const lisa_sampler_options *given) {
                       n_layers * sizeof(uint32_t));
     if (sampler == NULL)
         return NULL;
-    uint64_t *shares = (uint64_t *)(sampler + 1);
-    double *weights = (double *)(shares + n_weights);
-    uint32_t *layers = (uint32_t *)(weights + n_weights);
+    uint64_t *shares = (void *)(sampler + 1);
+    double *weights = (void *)(shares + n_weights);
+    uint32_t *layers = (void *)(weights + n_weights);
     if (n_weights != 0)
         memcpy(weights, given->weights, n_weights * sizeof *weights);
     if (n_layers != 0)

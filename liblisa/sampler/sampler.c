@@ -58,14 +58,18 @@ static void list_all(uint16_t *items, uint32_t n) {
         items[i] = (uint16_t)i;
 }
 
+static void mark(const uint16_t *items, uint32_t n, uint8_t *layers) {
+    for (uint32_t i = 0; i < n; i++)
+        layers[items[i]] = 1;
+}
+
 static void mask_uniform(const struct lisa__sampler *sampler, uint64_t period, uint8_t *layers) {
     const lisa_sampler_options *options = &sampler->options;
     uint16_t items[LISA_SAMPLER_MAX_LAYERS];
     struct stream stream = stream_of(sampler, period);
     list_all(items, options->n_layers);
     shuffle(&stream, items, options->n_layers, options->n_active);
-    for (uint32_t i = 0; i < options->n_active; i++)
-        layers[items[i]] = 1;
+    mark(items, options->n_active, layers);
 }
 
 static uint32_t limit_of(const lisa_sampler_options *options) {
@@ -88,8 +92,7 @@ static void mask_bernoulli(const struct lisa__sampler *sampler, uint64_t period,
         shuffle(&stream, items, n, limit);
         n = limit;
     }
-    for (uint32_t i = 0; i < n; i++)
-        layers[items[i]] = 1;
+    mark(items, n, layers);
 }
 
 static void mask_reshuffle(const struct lisa__sampler *sampler, uint64_t period, uint8_t *layers) {
