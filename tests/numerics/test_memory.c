@@ -1,5 +1,5 @@
-/* The plan's promises: planned bytes are the bytes that are held, class by class; a page less fails;
- * nothing grows. */
+/* The plan's promises: planned bytes are the bytes that are held, class by class; a page less
+ * fails; nothing grows. */
 #include "check_main.h"
 #include "lisa/lisa.h"
 #include "rig.h"
@@ -34,8 +34,8 @@ static const struct run {
      LISA_LOAD_MAP, 0},
     {"scratch file", LISA_DTYPE_BF16, 0, 1, LISA_STATE_DROP, 1, 1, LISA_ACTIVATIONS_STORE,
      LISA_LOAD_MAP, 1},
-    {"embedding and head off", LISA_DTYPE_BF16, 0, 1, LISA_STATE_DROP, 0, 0,
-     LISA_ACTIVATIONS_STORE, LISA_LOAD_MAP, 0},
+    {"embedding and head off", LISA_DTYPE_BF16, 0, 1, LISA_STATE_DROP, 0, 0, LISA_ACTIVATIONS_STORE,
+     LISA_LOAD_MAP, 0},
     {"embedding and head alone", LISA_DTYPE_F32, 0, LISA_NO_LAYERS, LISA_STATE_DROP, 1, 1,
      LISA_ACTIVATIONS_STORE, LISA_LOAD_MAP, 0},
 };
@@ -116,8 +116,8 @@ static void assert_as_planned(const rig *r, const lisa_plan_report *plan, const 
         uint64_t peak = 0;
         OK(lisa_context_memory(r->context, EXACT[i], NULL, &peak));
         ck_assert_msg(peak == plan->bytes[EXACT[i]], "%s: %s planned %llu, held %llu", name,
-                      lisa_memory_class_name(EXACT[i]),
-                      (unsigned long long)plan->bytes[EXACT[i]], (unsigned long long)peak);
+                      lisa_memory_class_name(EXACT[i]), (unsigned long long)plan->bytes[EXACT[i]],
+                      (unsigned long long)peak);
     }
     uint64_t evaluation = 0, staging = 0;
     OK(lisa_context_memory(r->context, LISA_MEM_EVALUATION, NULL, &evaluation));

@@ -1,0 +1,366 @@
+/* What goes wrong is said, and leaves everything as it was. Public headers only. */
+#include "check_main.h"
+#include "lisa/lisa.h"
+#include "rig.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static rig r;
+static rig_spec spec;
+
+static void setup(void) {
+    rig_spec_init(&spec, "cpu");
+    spec.optimizer.max_active_layers = 1;
+    rig_make(&r, &spec);
+}
+
+static void teardown(void) {
+    rig_destroy(&r);
+}
+
+/* The call fails as expected, in one line that has the word in it. */
+#define FAILS(expected, word, call)                                                                \
+    do {                                                                                           \
+        const lisa_status status_ = (call);                                                        \
+        ck_assert_msg(status_ == (expected), "%s: %s, expected %s (%s)", #call,                    \
+                      lisa_status_name(status_), lisa_status_name(expected), lisa_error_last());   \
+        ck_assert_msg(strstr(lisa_error_last(), (word)) != NULL, "%s said: %s", #call,             \
+                      lisa_error_last());                                                          \
+        ck_assert_ptr_null(strchr(lisa_error_last(), '\n'));                                       \
+    } while (0)
+
+START_TEST(test_batch_arguments) {
+    int32_t tokens[22] = {0};
+    float weights[22] = {0};
+    FAILS(LISA_E_STATE, "no tokens", lisa_forward(r.model, r.batch, NULL));
+    FAILS(LISA_E_STATE, "after lisa_batch_set", lisa_batch_set_weights(r.batch, weights));
+    OK(lisa_batch_set(r.batch, tokens, NULL, 2, 11));
+    const uint64_t scored = lisa_batch_n_targets(r.batch);
+    ck_assert_uint_eq(scored, 20);
+    FAILS(LISA_E_INVAL, "12", lisa_batch_set(r.batch, tokens, NULL, 2, 12));
+    FAILS(LISA_E_INVAL, "0", lisa_batch_set(r.batch, tokens, NULL, 0, 1));
+    tokens[7] = (int32_t)r.config.vocab_size;
+    FAILS(LISA_E_INVAL, "tokens[7]", lisa_batch_set(r.batch, tokens, NULL, 2, 11));
+    tokens[7] = -1;
+    FAILS(LISA_E_INVAL, "tokens[7]", lisa_batch_set(r.batch, tokens, NULL, 2, 11));
+    tokens[7] = 0;
+    int32_t labels[22] = {0};
+    labels[3] = -99;
+    FAILS(LISA_E_INVAL, "targets[3]", lisa_batch_set(r.batch, tokens, labels, 2, 11));
+    weights[5] = -1;
+    FAILS(LISA_E_INVAL, "weights[5]", lisa_batch_set_weights(r.batch, weights));
+    weights[5] = NAN;
+    FAILS(LISA_E_INVAL, "weights[5]", lisa_batch_set_weights(r.batch, weights));
+    int32_t documents[22] = {0, 1, 0};
+    FAILS(LISA_E_INVAL, "document 0", lisa_batch_set_documents(r.batch, documents));
+    ck_assert_uint_eq(lisa_batch_n_targets(r.batch), scored);
+    lisa_batch *none = NULL;
+    FAILS(LISA_E_INVAL, "positions", lisa_batch_create(&none, r.model, 1, 33, NULL));
+    ck_assert_ptr_null(none);
+}
+END_TEST
+
+START_TEST(test_order_of_calls) {
+    double loss = 0;
+    rig_random_batch(&r, 2, 11, 1);
+    FAILS(LISA_E_STATE, "no lisa_forward", lisa_backward(r.model, r.batch));
+    FAILS(LISA_E_STATE, "no lisa_backward", lisa_optimizer_step(r.optimizer, NULL));
+    lisa_optimizer *second = NULL;
+    FAILS(LISA_E_STATE, "already", lisa_optimizer_create(&second, r.model, NULL));
+    ck_assert_ptr_null(second);
+    OK(lisa_forward(r.model, r.batch, &loss));
+    OK(lisa_backward(r.model, r.batch));
+    FAILS(LISA_E_STATE, "no lisa_forward", lisa_backward(r.model, r.batch));
+    OK(lisa_forward(r.model, r.batch, NULL));
+    OK(lisa_backward(r.model, r.batch));
+    OK(lisa_optimizer_step(r.optimizer, NULL));
+    /* A forward of weights that have changed since is stale. */
+    OK(lisa_forward(r.model, r.batch, NULL));
+    OK(lisa_backward(r.model, r.batch));
+    OK(lisa_forward(r.model, r.batch, NULL));
+    OK(lisa_optimizer_step(r.optimizer, NULL));
+    FAILS(LISA_E_STATE, "no lisa_forward", lisa_backward(r.model, r.batch));
+}
+END_TEST
+
+START_TEST(test_masks) {
+    const uint8_t two[5] = {1, 1, 0, 1, 1}, one[5] = {1, 0, 1, 0, 1}, odd[5] = {1, 0, 2, 0, 1};
+    uint8_t before[5], after[5];
+    OK(lisa_optimizer_apply_mask(r.optimizer, one, 5));
+    OK(lisa_optimizer_get_mask(r.optimizer, before, 5));
+    FAILS(LISA_E_BUDGET, "max_active_layers", lisa_optimizer_apply_mask(r.optimizer, two, 5));
+    FAILS(LISA_E_INVAL, "mask[2]", lisa_optimizer_apply_mask(r.optimizer, odd, 5));
+    FAILS(LISA_E_INVAL, "groups", lisa_optimizer_apply_mask(r.optimizer, one, 4));
+    rig_random_batch(&r, 2, 11, 1);
+    OK(lisa_forward(r.model, r.batch, NULL));
+    OK(lisa_backward(r.model, r.batch));
+    const uint8_t other[5] = {1, 1, 0, 0, 1};
+    FAILS(LISA_E_STATE, "window", lisa_optimizer_apply_mask(r.optimizer, other, 5));
+    OK(lisa_optimizer_apply_mask(r.optimizer, one, 5));
+    OK(lisa_optimizer_get_mask(r.optimizer, after, 5));
+    ck_assert_mem_eq(before, after, 5);
+    OK(lisa_optimizer_step(r.optimizer, NULL));
+}
+END_TEST
+
+START_TEST(test_no_label_is_scored) {
+    int32_t tokens[22], labels[22];
+    size_t n = 0;
+    lisa_step_stats stats = {.struct_size = sizeof stats};
+    rig_random_tokens(tokens, 22, r.config.vocab_size, 4);
+    for (int i = 0; i < 22; i++)
+        labels[i] = LISA_IGNORE_LABEL;
+    OK(lisa_batch_set(r.batch, tokens, labels, 2, 11));
+    FAILS(LISA_E_INVAL, "-100", lisa_model_evaluate(r.model, r.batch, NULL, NULL, NULL));
+    double *before = rig_snapshot(&r, &n);
+    OK(lisa_train_step(r.model, NULL, r.optimizer, r.batch, 0, &stats));
+    ck_assert_uint_eq(stats.updated, 0);
+    ck_assert_uint_eq(stats.n_targets, 0);
+    uint64_t steps = 1;
+    OK(lisa_optimizer_group_steps(r.optimizer, 0, &steps));
+    ck_assert_uint_eq(steps, 0);
+    double *after = rig_snapshot(&r, &n);
+    ck_assert_mem_eq(before, after, n * sizeof *before);
+    free(before);
+    free(after);
+}
+END_TEST
+
+/* A finite weight so large that the forward overflows: the loss is said to be non-finite, and
+ * weights, moments and steps stay. */
+START_TEST(test_nonfinite_loss) {
+    size_t n = 0;
+    uint32_t index = 0;
+    OK(lisa_model_tensor_find(r.model, "model.layers.1.mlp.down_proj.weight", &index));
+    const lisa_tensor_info info = rig_tensor(&r, index);
+    double *values = rig_read(&r, index);
+    const double kept = values[3];
+    values[3] = INFINITY;
+    FAILS(LISA_E_NONFINITE, "down_proj",
+          lisa_model_tensor_write(r.model, index, values, LISA_DTYPE_F64, info.n_elements));
+    for (uint64_t i = 0; i < info.n_elements; i++)
+        values[i] = 3e38;
+    OK(lisa_model_tensor_write(r.model, index, values, LISA_DTYPE_F64, info.n_elements));
+    rig_random_batch(&r, 2, 11, 1);
+    double *before = rig_snapshot(&r, &n);
+    FAILS(LISA_E_NONFINITE, "loss", lisa_train_step(r.model, NULL, r.optimizer, r.batch, 0, NULL));
+    double *after = rig_snapshot(&r, &n);
+    ck_assert_mem_eq(before, after, n * sizeof *before);
+    for (uint64_t i = 0; i < info.n_elements; i++)
+        values[i] = kept;
+    OK(lisa_model_tensor_write(r.model, index, values, LISA_DTYPE_F64, info.n_elements));
+    OK(lisa_train_step(r.model, NULL, r.optimizer, r.batch, 0, NULL));
+    free(before);
+    free(after);
+    free(values);
+}
+END_TEST
+
+/* NaN bytes in a file: opening does not read the weights, the first use names the tensor. */
+START_TEST(test_nan_in_a_file) {
+    char directory[] = "/var/tmp/lisa-nan-XXXXXX", path[64], command[64];
+    ck_assert_ptr_nonnull(mkdtemp(directory));
+    OK(lisa_model_save(r.model, directory, NULL));
+    snprintf(path, sizeof path, "%s/model.safetensors", directory);
+    FILE *file = fopen(path, "r+b");
+    ck_assert_ptr_nonnull(file);
+    const float nan_value = NAN;
+    ck_assert_int_eq(fseek(file, -4, SEEK_END), 0);
+    ck_assert_uint_eq(fwrite(&nan_value, sizeof nan_value, 1, file), 1);
+    ck_assert_int_eq(fclose(file), 0);
+    lisa_model *model = NULL;
+    lisa_batch *batch = NULL;
+    int32_t tokens[4] = {1, 2, 3, 4};
+    OK(lisa_model_open(&model, r.context, directory, NULL));
+    OK(lisa_batch_create(&batch, model, 1, 4, NULL));
+    OK(lisa_batch_set(batch, tokens, NULL, 1, 4));
+    FAILS(LISA_E_NONFINITE, "tensor \"", lisa_model_evaluate(model, batch, NULL, NULL, NULL));
+    lisa_batch_destroy(batch);
+    lisa_model_destroy(model);
+    snprintf(command, sizeof command, "rm -rf %s", directory);
+    ck_assert_int_eq(system(command), 0);
+}
+END_TEST
+
+static struct { uint64_t n_polls, stop_at; } host;
+
+static int32_t interrupt(void *user) {
+    (void)user;
+    host.n_polls++;
+    return host.n_polls == host.stop_at;
+}
+
+/* Stopped at every poll in turn: weights are what they were, and the next step is the one that an
+ * undisturbed run would have made. */
+START_TEST(test_interrupted_everywhere) {
+    size_t n = 0;
+    rig calm, stopped;
+    memset(&host, 0, sizeof host);
+    spec.context.interrupt = interrupt;
+    rig_make(&calm, &spec);
+    rig_random_batch(&calm, 2, 11, 1);
+    host.n_polls = 0;
+    OK(lisa_train_step(calm.model, NULL, calm.optimizer, calm.batch, 0, NULL));
+    const uint64_t n_polls = host.n_polls;
+    ck_assert_uint_ge(n_polls, 6);
+    double *expected = rig_snapshot(&calm, &n);
+    for (uint64_t at = 1; at <= n_polls; at++) {
+        rig_make(&stopped, &spec);
+        rig_random_batch(&stopped, 2, 11, 1);
+        double *before = rig_snapshot(&stopped, &n);
+        host.n_polls = 0;
+        host.stop_at = at;
+        FAILS(LISA_E_CANCELLED, "interrupt",
+              lisa_train_step(stopped.model, NULL, stopped.optimizer, stopped.batch, 0, NULL));
+        host.stop_at = 0;
+        double *after = rig_snapshot(&stopped, &n);
+        ck_assert_mem_eq(before, after, n * sizeof *before);
+        OK(lisa_optimizer_discard(stopped.optimizer));
+        OK(lisa_train_step(stopped.model, NULL, stopped.optimizer, stopped.batch, 0, NULL));
+        free(after);
+        after = rig_snapshot(&stopped, &n);
+        ck_assert_mem_eq(expected, after, n * sizeof *expected);
+        free(before);
+        free(after);
+        rig_destroy(&stopped);
+    }
+    free(expected);
+    rig_destroy(&calm);
+}
+END_TEST
+
+START_TEST(test_options) {
+    lisa_optimizer *optimizer = NULL;
+    lisa_optimizer_options o;
+    lisa_optimizer_destroy(r.optimizer);
+    r.optimizer = NULL;
+    OK(lisa_optimizer_options_init(&o, sizeof o));
+    o.beta2 = 1;
+    FAILS(LISA_E_INVAL, "beta2", lisa_optimizer_create(&optimizer, r.model, &o));
+    OK(lisa_optimizer_options_init(&o, sizeof o));
+    o.lr = NAN;
+    FAILS(LISA_E_INVAL, "lr", lisa_optimizer_create(&optimizer, r.model, &o));
+    OK(lisa_optimizer_options_init(&o, sizeof o));
+    o.max_active_layers = 4;
+    FAILS(LISA_E_INVAL, "max_active_layers", lisa_optimizer_create(&optimizer, r.model, &o));
+    OK(lisa_optimizer_options_init(&o, sizeof o));
+    o.state_policy = LISA_STATE_OFFLOAD;
+    FAILS(LISA_E_INVAL, "scratch_dir", lisa_optimizer_create(&optimizer, r.model, &o));
+    o.scratch_dir = "/dev/shm";
+    FAILS(LISA_E_INVAL, "memory", lisa_optimizer_create(&optimizer, r.model, &o));
+    o.struct_size = 8;
+    FAILS(LISA_E_ABI, "struct_size", lisa_optimizer_create(&optimizer, r.model, &o));
+    ck_assert_ptr_null(optimizer);
+    OK(lisa_optimizer_create(&optimizer, r.model, NULL));
+    FAILS(LISA_E_INVAL, "lr", lisa_optimizer_set_lr(optimizer, INFINITY));
+    lisa_optimizer_destroy(optimizer);
+}
+END_TEST
+
+START_TEST(test_context_options) {
+    lisa_context *context = NULL;
+    lisa_context_options o;
+    OK(lisa_context_options_init(&o, sizeof o));
+    o.backend = "tpu";
+    FAILS(LISA_E_BACKEND, "tpu", lisa_context_create(&context, &o));
+    OK(lisa_context_options_init(&o, sizeof o));
+    o.n_threads = 100000;
+    FAILS(LISA_E_INVAL, "n_threads", lisa_context_create(&context, &o));
+    OK(lisa_context_options_init(&o, sizeof o));
+    o.memory_limit = 1;
+    FAILS(LISA_E_BUDGET, "memory_limit", lisa_context_create(&context, &o));
+    ck_assert_ptr_null(context);
+}
+END_TEST
+
+START_TEST(test_null_arguments) {
+    lisa_model *model;
+    double x;
+    uint32_t u;
+    uint64_t n;
+    void *p;
+    FAILS(LISA_E_INVAL, "NULL", lisa_context_create(NULL, NULL));
+    FAILS(LISA_E_INVAL, "NULL", lisa_model_open(&model, r.context, NULL, NULL));
+    FAILS(LISA_E_INVAL, "NULL", lisa_forward(NULL, r.batch, NULL));
+    FAILS(LISA_E_INVAL, "NULL", lisa_backward(r.model, NULL));
+    FAILS(LISA_E_INVAL, "NULL", lisa_train_step(NULL, NULL, NULL, NULL, 0, NULL));
+    FAILS(LISA_E_INVAL, "NULL", lisa_batch_set(r.batch, NULL, NULL, 1, 1));
+    FAILS(LISA_E_INVAL, "NULL", lisa_optimizer_gradients(r.optimizer, &p, &n, NULL));
+    FAILS(LISA_E_INVAL, "NULL", lisa_model_tensor_find(NULL, "x", &u));
+    FAILS(LISA_E_INVAL, "NULL", lisa_model_weight_norm(NULL, 0, &x));
+    FAILS(LISA_E_INVAL, "NULL", lisa_plan(NULL, NULL));
+    lisa_context_destroy(NULL);
+    lisa_model_destroy(NULL);
+    lisa_batch_destroy(NULL);
+    lisa_optimizer_destroy(NULL);
+    lisa_sampler_destroy(NULL);
+}
+END_TEST
+
+/* Children keep their parents alive: parents first, in every order. */
+START_TEST(test_destroyed_in_any_order) {
+    rig own;
+    rig_make(&own, &spec);
+    rig_random_batch(&own, 2, 11, 1);
+    lisa_context_destroy(own.context);
+    if (_i == 0) {
+        lisa_model_destroy(own.model);
+        OK(lisa_train_step(own.model, NULL, own.optimizer, own.batch, 0, NULL));
+        lisa_batch_destroy(own.batch);
+        lisa_optimizer_destroy(own.optimizer);
+    } else {
+        lisa_optimizer_destroy(own.optimizer);
+        lisa_model_destroy(own.model);
+        OK(lisa_model_evaluate(own.model, own.batch, NULL, NULL, NULL));
+        lisa_batch_destroy(own.batch);
+    }
+}
+END_TEST
+
+START_TEST(test_configs_that_are_refused) {
+    lisa_model *model = NULL;
+    lisa_model_config c = spec.config;
+    strcpy(c.family, "gpt5");
+    FAILS(LISA_E_UNSUPPORTED, "gpt5", lisa_model_create(&model, r.context, &c, NULL));
+    c = spec.config;
+    c.n_kv_heads = 2;
+    FAILS(LISA_E_INVAL, "n_kv_heads", lisa_model_create(&model, r.context, &c, NULL));
+    c = spec.config;
+    c.vocab_size = 0;
+    FAILS(LISA_E_INVAL, "vocab_size", lisa_model_create(&model, r.context, &c, NULL));
+    c = spec.config;
+    c.norm_eps = NAN;
+    FAILS(LISA_E_INVAL, "norm_eps", lisa_model_create(&model, r.context, &c, NULL));
+    c = spec.config;
+    c.rope_theta = 0;
+    FAILS(LISA_E_INVAL, "rope_theta", lisa_model_create(&model, r.context, &c, NULL));
+    ck_assert_ptr_null(model);
+    FAILS(LISA_E_NOTFOUND, "/nowhere", lisa_model_open(&model, r.context, "/nowhere", NULL));
+}
+END_TEST
+
+static Suite *make_suite(void) {
+    Suite *suite = suite_create("errors");
+    TCase *tcase = tcase_create("said and harmless");
+    tcase_add_checked_fixture(tcase, setup, teardown);
+    tcase_set_timeout(tcase, 60);
+    tcase_add_test(tcase, test_batch_arguments);
+    tcase_add_test(tcase, test_order_of_calls);
+    tcase_add_test(tcase, test_masks);
+    tcase_add_test(tcase, test_no_label_is_scored);
+    tcase_add_test(tcase, test_nonfinite_loss);
+    tcase_add_test(tcase, test_nan_in_a_file);
+    tcase_add_test(tcase, test_interrupted_everywhere);
+    tcase_add_test(tcase, test_options);
+    tcase_add_test(tcase, test_context_options);
+    tcase_add_test(tcase, test_null_arguments);
+    tcase_add_loop_test(tcase, test_destroyed_in_any_order, 0, 2);
+    tcase_add_test(tcase, test_configs_that_are_refused);
+    suite_add_tcase(suite, tcase);
+    return suite;
+}
+
+LISA_CHECK_MAIN(make_suite)
