@@ -77,6 +77,8 @@ static lisa_status make_parents(char *path) {
 
 lisa_status lisa__make_directory(const char *directory) {
     char path[PATH_MAX];
+    if (directory[0] == '\0')
+        return lisa__fail(LISA_E_INVAL, "directory: is empty, a path expected");
     LISA_TRY(lisa__path_join(path, directory, ""));
     size_t length = strlen(path);
     while (length > 1 && path[length - 1] == '/')
