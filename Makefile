@@ -4,7 +4,6 @@
 # PREFIX LIBDIR INCLUDEDIR DESTDIR, V=1 (show commands), JOBS (tests at once), and
 #   SYSTEM_LIBS=1   link the system's shared jansson and BLAS instead of private copies
 #   BLAS=system     the system's shared BLAS alone
-#   BLAS=none       no BLAS: where the fragment below is missing
 # Sources are found by folder: a new file needs no change here.
 
 MAKEFLAGS += -r
@@ -78,7 +77,8 @@ example_cxxflags = -std=c++11 $(base) $(warnings) $(CXXFLAGS)
 #   BLAS_FUNCTIONS  cblas functions that the backend calls (private)
 #   BLAS_WRAP       symbols of it that the backend defines anew as __wrap_NAME (private)
 #   BLAS_LIBS       link flags (system);  BLAS_CPPFLAGS  compile flags (both)
--include liblisa/backend/cpu/blas.mk
+blas_mk := $(wildcard liblisa/backend/cpu/blas.mk)
+-include $(blas_mk)
 
 jansson_archive = $(shell $(CC) -print-file-name=libjansson.a)
 third := $(if $(filter 1,$(SYSTEM_LIBS)),,$(B)/third/jansson.o)
@@ -174,7 +174,9 @@ $(B)/third/jansson.o: $(B)/flags
 	    $(CC) -fPIC -fvisibility=hidden -x c -c -o $(@D)/stdin.o - && \
 	    $(CC) -r -nostdlib -o $@.tmp $@ $(@D)/stdin.o && mv $@.tmp $@
 
-$(B)/third/blas.o: $(B)/flags
+$(filter $(B)/obj/liblisa/backend/cpu/%,$(lib_objects)): $(blas_mk)
+
+$(B)/third/blas.o: $(B)/flags $(blas_mk)
 	@mkdir -p $(@D)
 	@test -e '$(BLAS_ARCHIVE)' || { echo '$(BLAS_ARCHIVE) not found: install' \
 	    'libopenblas-serial-dev, or use BLAS=system' >&2; exit 1; }

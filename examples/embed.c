@@ -19,13 +19,13 @@ static void must(lisa_status status) {
     exit(EXIT_FAILURE);
 }
 
-/* Tokens are characters: row b is the sentence from its b-th word on, so all rows differ. */
+/* Tokens are characters: row b is the sentence, over and over, from another place. */
 static void fill(int32_t tokens[BATCH][TOKENS]) {
     const char *sentence = "the sampled layers learn while the frozen layers wait their turn; ";
     const size_t length = strlen(sentence);
     for (size_t b = 0; b < BATCH; b++)
         for (size_t t = 0; t < TOKENS; t++)
-            tokens[b][t] = sentence[(7 * b + t) % length];
+            tokens[b][t] = sentence[(17 * b + t) % length];
 }
 
 static lisa_model *make_model(lisa_context *context) {
