@@ -411,8 +411,10 @@ static lisa_status write_json(lisa_context *context, json_t *json, const lisa_mo
     char *text;
     LISA_TRY(set_current(json, config));
     LISA_TRY(dump(&text, json));
+    const size_t length = strlen(text);
+    text[length] = '\n'; /* in the place of the NUL, which is not written */
     const lisa_status status =
-        lisa__write_file(context, directory, "config.json", text, strlen(text));
+        lisa__write_file(context, directory, "config.json", text, length + 1);
     free(text);
     return status;
 }

@@ -38,8 +38,8 @@ static int parse_shard_name(const char *name, uint32_t *generation, uint32_t *n)
 
 /* What lies in the directory before a save. */
 struct before {
-    uint32_t n_shards;   /* of the save */
-    uint32_t generation; /* free for them */
+    uint32_t n_shards; /* of the save */
+    uint64_t taken;    /* bits of the generations that lie there with as many shards */
     int has_single;
 };
 
@@ -48,9 +48,8 @@ static lisa_status look_at(void *arg, const char *name) {
     uint32_t generation, n;
     if (strcmp(name, single_name) == 0)
         before->has_single = 1;
-    if (parse_shard_name(name, &generation, &n) && n == before->n_shards &&
-        generation >= before->generation)
-        before->generation = generation + 1;
+    if (parse_shard_name(name, &generation, &n) && n == before->n_shards && generation < 64)
+        before->taken |= (uint64_t)1 << generation;
     return LISA_OK;
 }
 
@@ -278,6 +277,8 @@ static lisa_status fill_index(void *arg, int fd, const char *path) {
     if (status == LISA_OK) {
         text = json_dumps(root, JSON_INDENT(2) | JSON_SORT_KEYS);
         status = text == NULL ? no_memory(path) : lisa__io_write(fd, text, strlen(text), path);
+        if (status == LISA_OK)
+            status = lisa__io_write(fd, "\n", 1, path);
     }
     free(text);
     json_decref(root);
@@ -341,7 +342,10 @@ static lisa_status write_files(struct weights *weights, struct lisa__stage *stag
     struct index index = {weights, stage};
     const int is_single = weights->n_shards == 1;
     LISA_TRY(lisa__list_directory(stage->directory, &before, look_at));
-    LISA_TRY(stage_parts(weights, stage, before.generation));
+    if (before.taken == UINT64_MAX)
+        return lisa__fail(LISA_E_IO, "%s: holds the shards of 64 unfinished saves already",
+                          stage->directory);
+    LISA_TRY(stage_parts(weights, stage, (uint32_t)__builtin_ctzll(~before.taken)));
     if (!is_single)
         LISA_TRY(lisa__stage_file(stage, index_name, fill_index, &index));
     LISA_TRY(is_single ? publish_single(stage) : publish_shards(stage, before.has_single));

@@ -166,6 +166,10 @@ START_TEST(leaves_nothing_of_an_earlier_save) {
         ck_assert_int_eq(has_file("model-00001-of-00002.safetensors.bak"), 1);
         const unsigned n_weights = sizes[i] == 60 ? 4 : sizes[i] == 30 ? 6 : 1;
         ck_assert_uint_eq(count_files(test_dir), 2 + n_weights);
+        if (i == 1 || i == 3)
+            ck_assert_int_eq(has_file("model-00003-of-00003.safetensors"), 1);
+        if (i == 2)
+            ck_assert_int_eq(has_file("model-g1-00003-of-00003.safetensors"), 1);
     }
 }
 END_TEST
