@@ -156,7 +156,7 @@ class Batches(unittest.TestCase):
         self.assertAlmostEqual(self.model.evaluate(self.batch).loss, weighted, places=6)
 
     def test_shapes_must_agree(self):
-        with self.assertRaisesRegex(liblisa.InvalidArgument, "targets"):
+        with self.assertRaisesRegex(liblisa.InvalidArgument, "targets: expected the tokens' shape"):
             self.batch.set(tokens(), tokens()[0])
         with self.assertRaisesRegex(liblisa.InvalidArgument, "shape"):
             self.batch.set(memoryview(bytes(32)).cast("i", [2, 2, 2]))

@@ -110,14 +110,22 @@ class FromTheLibrary(unittest.TestCase):
         (path / "config.json").write_text(json.dumps(config))
         self.check(liblisa.Unsupported, "mamba", liblisa.ModelConfig.read, path)
 
+    def test_unsupported_family(self):
+        with liblisa.Context() as context, self.assertRaisesRegex(liblisa.LisaError, "abacus"):
+            tiny_model(context, family="abacus")
+
     def test_state(self):
         with liblisa.Context() as context, tiny_model(context) as model:
             with liblisa.Optimizer(model):
                 self.check(liblisa.StateError, "optimizer", liblisa.Optimizer, model)
 
     def test_budget(self):
-        with liblisa.Context(memory_limit=4096) as context:
-            self.check(liblisa.BudgetExceeded, "limit", tiny_model, context)
+        with self.assertRaisesRegex(liblisa.BudgetExceeded, "memory_limit"):
+            tiny_model(liblisa.Context("reference", memory_limit=4096))
+        with liblisa.Context() as context, tiny_model(context) as model:
+            optimizer = liblisa.Optimizer(model, max_active_layers=1)
+            all_on = bytes([1] * 6)
+            self.check(liblisa.BudgetExceeded, "max_active_layers", optimizer.apply_mask, all_on)
 
     def test_nonfinite(self):
         with liblisa.Context() as context, tiny_model(context) as model:
