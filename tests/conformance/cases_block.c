@@ -356,11 +356,16 @@ static void check_attention(attention_shape s) {
 
 START_TEST(attention) {
     static const attention_shape shapes[] = {
-        {0, 3, 3, 3, 2, 1, 4, 0, 0, 1.0, 0, 0},         {1, 1, 1, 1, 1, 1, 1, 0, 0, 1.0, 0, 0},
-        {2, 17, 17, 17, 3, 3, 5, 0, 2, 1.0, 0, 0},      {2, 33, 33, 33, 6, 2, 64, 0, 0, 1.0, 0, 1},
-        {1, 70, 70, 70, 9, 3, 64, 0, 3, 1.0, 1, 0},     {3, 40, 40, 40, 4, 1, 24, 7, 1, 1.0, 0, 0},
-        {2, 40, 40, 40, 4, 2, 80, 7, 0, 1.0, 1, 0},     {1, 12, 12, 12, 2, 2, 128, 1, 0, 1.0, 0, 0},
-        {1, 150, 150, 150, 2, 1, 33, 64, 0, 1.0, 0, 0},
+        {0, 3, 3, 3, 2, 1, 4, 0, 0, 1.0, 0, 0},
+        {1, 1, 1, 1, 1, 1, 1, 0, 0, 1.0, 0, 0},
+        {2, 17, 17, 17, 3, 3, 5, 0, 2, 1.0, 0, 0},
+        {2, 33, 33, 33, 6, 2, 64, 0, 0, 1.0, 0, 1},
+        {1, 70, 70, 70, 9, 3, 64, 0, 3, 1.0, 1, 0},
+        {3, 40, 40, 40, 4, 1, 24, 7, 1, 1.0, 0, 0},
+        {2, 40, 40, 40, 4, 2, 80, 7, 0, 1.0, 1, 0},
+        {1, 12, 12, 12, 2, 2, 128, 1, 0, 1.0, 0, 0},
+        {1, 300, 300, 300, 2, 1, 33, 70, 0, 1.0, 0, 0},
+        {1, 270, 270, 270, 2, 2, 16, 0, 1, 1.0, 1, 0},
     };
     check_attention(shapes[_i]);
 }
@@ -371,7 +376,7 @@ START_TEST(attention_to_a_cache) {
     static const attention_shape shapes[] = {
         {1, 1, 1, 9, 4, 2, 8, 0, 0, 1.0, 0, 1},        {1, 1, 37, 64, 9, 3, 64, 0, 0, 1.0, 0, 1},
         {2, 1, 37, 40, 6, 6, 16, 5, 2, 1.0, 0, 0},     {2, 5, 37, 41, 6, 2, 33, 0, 1, 1.0, 0, 0},
-        {3, 16, 130, 130, 4, 1, 80, 20, 0, 1.0, 0, 0},
+        {3, 16, 130, 130, 4, 1, 80, 20, 0, 1.0, 0, 0}, {1, 140, 400, 512, 2, 1, 8, 0, 0, 1.0, 0, 0},
     };
     check_attention(shapes[_i]);
 }
@@ -472,8 +477,8 @@ TCase *conformance_block(void) {
     tcase_add_loop_test(tcase, norm, 0, 4);
     tcase_add_test(tcase, norm_of_hard_rows);
     tcase_add_test(tcase, rope);
-    tcase_add_loop_test(tcase, attention, 0, 9);
-    tcase_add_loop_test(tcase, attention_to_a_cache, 0, 5);
+    tcase_add_loop_test(tcase, attention, 0, 10);
+    tcase_add_loop_test(tcase, attention_to_a_cache, 0, 6);
     tcase_add_test(tcase, attention_of_large_scores);
     tcase_add_test(tcase, attention_of_random_shapes);
     tcase_add_loop_test(tcase, activation, LISA_ACT_SILU, LISA_ACT_RELU + 1);

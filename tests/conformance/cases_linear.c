@@ -45,9 +45,10 @@ static void check_gemm(product p, uint32_t trans, uint32_t dtype, double alpha, 
 }
 
 START_TEST(gemm_shapes) {
-    static const product products[] = {{1, 1, 1, 0},     {1, 7, 5, 1},     {5, 1, 9, 0},
-                                       {3, 4, 1, 2},     {17, 33, 65, 1},  {64, 64, 64, 0},
-                                       {70, 131, 93, 3}, {1, 300, 129, 0}, {257, 9, 31, 0}};
+    static const product products[] = {{1, 1, 1, 0},      {1, 7, 5, 1},      {5, 1, 9, 0},
+                                       {3, 4, 1, 2},      {17, 33, 65, 1},   {64, 64, 64, 0},
+                                       {70, 131, 93, 3},  {1, 300, 129, 0},  {257, 9, 31, 0},
+                                       {3, 300, 2100, 1}, {20, 40, 1200, 2}, {600, 19, 7, 1}};
     for (size_t i = 0; i < sizeof products / sizeof *products; i++)
         for (uint32_t trans = 0; trans < 4; trans++) {
             check_gemm(products[i], trans, dtypes[_i], 1.0, 0.0);

@@ -85,7 +85,8 @@ typedef struct conf_case {
     size_t op_bytes;
     conf_arg args[CONF_MAX_ARGS];
     uint32_t n_args;
-    int exact; /* outputs equal those of the float reference, bit for bit */
+    int exact;  /* outputs equal those of the float reference, bit for bit */
+    int spoilt; /* where the reference's outputs are not finite, neither are the subject's */
 } conf_case;
 
 void conf_begin(conf_case *c, conf_call call, const void *op, size_t op_bytes, const char *format,
@@ -110,5 +111,6 @@ TCase *conformance_linear(void);
 TCase *conformance_block(void);
 TCase *conformance_loss(void);
 TCase *conformance_update(void);
+TCase *conformance_spoilt(void);
 
 #endif
