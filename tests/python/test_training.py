@@ -14,11 +14,8 @@ from support import CONFIG, ROOT, run_python, tiny_model, tokens
 def train(model, n_steps=30, n_active=2, **options):
     """Trains on one batch; returns the losses."""
     options = {"lr": 1e-2, "max_active_layers": n_active, **options}
-    with (
-        liblisa.Batch(model, 2, 12) as batch,
-        liblisa.Optimizer(model, **options) as optimizer,
-        liblisa.Sampler(4, n_active=n_active, interval_steps=3) as sampler,
-    ):
+    with liblisa.Batch(model, 2, 12) as batch, liblisa.Optimizer(model, **options) as optimizer:
+        sampler = liblisa.Sampler(4, n_active=n_active, interval_steps=3)
         batch.set(tokens())
         return [
             liblisa.train_step(model, sampler, optimizer, batch, step).loss
