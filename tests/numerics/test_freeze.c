@@ -1,8 +1,10 @@
 /* A frozen layer costs nothing but its weights, and they do not change. */
 #include "check_main.h"
 #include "fixture.h"
+#include "model/model.h"
 #include "rig.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -181,6 +183,85 @@ START_TEST(test_drop_restarts) {
     ck_assert_uint_eq(steps_of(&r, 2), 0);
     ck_assert_uint_eq(steps_of(&r, EMBEDDING), 6);
     ck_assert_uint_eq(steps_of(&r, HEAD), 6);
+    rig_destroy(&r);
+}
+END_TEST
+
+/* Distance between neighbours of a 16-bit type at x. */
+static double spacing(double x, uint32_t dtype) {
+    int exponent;
+    frexp(x, &exponent);
+    return ldexp(1.0, exponent - (dtype == LISA_DTYPE_BF16 ? 8 : 11));
+}
+
+/* Layer 0's elements: `stored` as 16-bit weights, `master` after a step, `dropped` after it left.
+ * Each must end on a neighbour of its master, and on average on the master itself: rounded to
+ * nearest, a step this small would be lost whole. */
+static void assert_unbiased(const rig *r, const double *stored, const double *master,
+                            const double *dropped, uint32_t dtype) {
+    double drift = 0, bias = 0, variance = 0;
+    for (size_t i = 0, at = 0; i < r->n_tensors; i++) {
+        lisa_tensor_info info = rig_tensor(r, (uint32_t)i);
+        for (size_t j = at; info.group == 1 && j < at + info.n_elements; j++) {
+            double ulp = spacing(master[j], dtype), step = master[j] - stored[j];
+            double above = master[j] / ulp - floor(master[j] / ulp);
+            ck_assert_double_lt(fabs(dropped[j] - master[j]), ulp);
+            ck_assert_double_eq(dropped[j] / ulp, floor(dropped[j] / ulp));
+            drift += fabs(step);
+            bias += step > 0 ? dropped[j] - master[j] : master[j] - dropped[j];
+            variance += above * (1 - above) * ulp * ulp;
+        }
+        at += (size_t)info.n_elements;
+    }
+    ck_assert_double_gt(drift, 8 * sqrt(variance));
+    ck_assert_double_lt(fabs(bias), 4 * sqrt(variance));
+}
+
+/* Like rig_snapshot, of the fp32 masters where a tensor has one. */
+static double *master_snapshot(const rig *r) {
+    size_t n, at = 0;
+    double *all = rig_snapshot(r, &n);
+    for (uint32_t i = 0; i < r->n_tensors; i++) {
+        const struct lisa__tensor *tensor = &r->model->tensors[i];
+        size_t count = (size_t)rig_tensor(r, i).n_elements;
+        float *values = malloc(count * sizeof *values);
+        ck_assert_ptr_nonnull(values);
+        lisa_master op = {.what = LISA_MASTER_READ,
+                          .n = count,
+                          .weight = tensor->value,
+                          .low = tensor->low,
+                          .values = values};
+        if (tensor->low != NULL)
+            OK(r->model->be->ops->master(r->model->be, &op));
+        for (size_t j = 0; tensor->low != NULL && j < count; j++)
+            all[at + j] = values[j];
+        free(values);
+        at += count;
+    }
+    return all;
+}
+
+/* Masters of a layer that leaves are rounded stochastically into its 16-bit weights. */
+START_TEST(test_drop_loses_no_drift) {
+    uint32_t dtype = SETTINGS[_i].dtype;
+    rig_spec spec;
+    rig r;
+    size_t n;
+    if (dtype != LISA_DTYPE_BF16 && dtype != LISA_DTYPE_F16)
+        return;
+    spec_of(&spec, _i);
+    spec.optimizer.weight_decay = 0;
+    spec.optimizer.lr = dtype == LISA_DTYPE_BF16 ? 1e-4 : 1.25e-5;
+    rig_make(&r, &spec);
+    double *stored = rig_snapshot(&r, &n);
+    masked_step(&r, LAYER_0, 0);
+    double *master = master_snapshot(&r);
+    OK(lisa_optimizer_apply_mask(r.optimizer, LAYER_1, GROUPS));
+    double *dropped = rig_snapshot(&r, &n);
+    assert_unbiased(&r, stored, master, dropped, dtype);
+    free(stored);
+    free(master);
+    free(dropped);
     rig_destroy(&r);
 }
 END_TEST
@@ -368,6 +449,7 @@ static Suite *make_suite(void) {
     tcase_add_loop_test(tcase, test_gradients_do_not_depend_on_the_mask, 0, N_SETTINGS);
     tcase_add_loop_test(tcase, test_frozen_gradient_is_refused, 0, N_SETTINGS);
     tcase_add_loop_test(tcase, test_drop_restarts, 0, N_SETTINGS);
+    tcase_add_loop_test(tcase, test_drop_loses_no_drift, 0, N_SETTINGS);
     tcase_add_loop_test(tcase, test_drop_keeps_what_stays, 0, N_SETTINGS);
     tcase_add_loop_test(tcase, test_keep_and_offload_go_on, 0, N_SETTINGS);
     tcase_add_loop_test(tcase, test_masks_that_are_refused, 0, N_SETTINGS);
