@@ -69,8 +69,8 @@ LISA_API void lisa_sampler_destroy(lisa_sampler *sampler);
 LISA_API lisa_status lisa_sampler_mask(const lisa_sampler *sampler, uint64_t step, uint8_t *mask,
                                        uint32_t n_groups);
 
-/* Writes P(layer l is active in a period), n_layers values. Exact for every kind but BERNOULLI with
- * max_active < n_layers, where it is computed exactly from the truncated distribution as well. */
+/* Writes P(layer l is active in a period), n_layers values; for ROUND_ROBIN the share of periods.
+ * Exact, also where max_active truncates BERNOULLI's draws. */
 LISA_API lisa_status lisa_sampler_probabilities(const lisa_sampler *sampler, double *probabilities,
                                                 uint32_t n_layers);
 

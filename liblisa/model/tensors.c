@@ -106,100 +106,93 @@ lisa_status lisa__config_check(lisa_model_config *c) {
     return LISA_OK;
 }
 
-/* Whether a description has a tensor of this role. Families that fuse q, k and v have one matrix
- * for the three. */
-static int has_role(const lisa_model_config *c, const struct lisa__family *family, uint32_t role) {
-    const int fused = family->names[LISA__QKV_W] != NULL;
-    const int layer_norm = c->norm == LISA_NORM_LAYER;
-    switch (role) {
-    case LISA__ATTN_NORM_B:
-    case LISA__FINAL_NORM_B:
-        return layer_norm;
-    case LISA__MLP_NORM_W:
-        return !c->parallel_residual;
-    case LISA__MLP_NORM_B:
-        return layer_norm && !c->parallel_residual;
-    case LISA__QKV_W:
-        return fused;
-    case LISA__QKV_B:
-        return fused && c->attention_bias;
-    case LISA__Q_W:
-    case LISA__K_W:
-    case LISA__V_W:
-        return !fused;
-    case LISA__Q_B:
-    case LISA__K_B:
-    case LISA__V_B:
-        return !fused && c->attention_bias;
-    case LISA__Q_NORM_W:
-    case LISA__K_NORM_W:
-        return c->qk_norm;
-    case LISA__O_B:
-        return c->attention_output_bias;
-    case LISA__GATE_W:
-        return c->gated_mlp;
-    case LISA__GATE_B:
-        return c->gated_mlp && c->mlp_bias;
-    case LISA__UP_B:
-    case LISA__DOWN_B:
-        return c->mlp_bias;
-    case LISA__POSITION_W:
-        return c->learned_positions;
-    case LISA__HEAD_W:
-        return !c->tied_head;
-    case LISA__HEAD_B:
-        return c->head_bias;
-    default:
-        return 1;
-    }
-}
+/* Sizes that shapes are made of. */
+enum size { NONE, WIDTH, QUERIES, KEYS, FUSED, HIDDEN, VOCABULARY, POSITIONS, HEAD, SIZES };
 
-struct shape {
-    uint64_t out, in; /* in = 0 for a vector */
+/* What a description or its family says yes to. */
+enum fact {
+    LAYER_NORM = 1 << 0,
+    SEQUENTIAL = 1 << 1,
+    FUSED_QKV = 1 << 2,
+    SPLIT_QKV = 1 << 3,
+    ATTENTION_BIAS = 1 << 4,
+    OUTPUT_BIAS = 1 << 5,
+    QK_NORM = 1 << 6,
+    GATED = 1 << 7,
+    MLP_BIAS = 1 << 8,
+    LEARNED_POSITIONS = 1 << 9,
+    UNTIED = 1 << 10,
+    HEAD_BIAS = 1 << 11,
 };
 
-static struct shape shape_of(const lisa_model_config *c, uint32_t role) {
+/* A tensor of each role is [out, in], or a vector [out], and is there when all of `needs` hold. */
+static const struct {
+    uint8_t out, in;
+    uint16_t needs;
+} roles[LISA__ROLES] = {
+    [LISA__ATTN_NORM_W] = {WIDTH, NONE, 0},
+    [LISA__ATTN_NORM_B] = {WIDTH, NONE, LAYER_NORM},
+    [LISA__QKV_W] = {FUSED, WIDTH, FUSED_QKV},
+    [LISA__QKV_B] = {FUSED, NONE, FUSED_QKV | ATTENTION_BIAS},
+    [LISA__Q_W] = {QUERIES, WIDTH, SPLIT_QKV},
+    [LISA__Q_B] = {QUERIES, NONE, SPLIT_QKV | ATTENTION_BIAS},
+    [LISA__K_W] = {KEYS, WIDTH, SPLIT_QKV},
+    [LISA__K_B] = {KEYS, NONE, SPLIT_QKV | ATTENTION_BIAS},
+    [LISA__V_W] = {KEYS, WIDTH, SPLIT_QKV},
+    [LISA__V_B] = {KEYS, NONE, SPLIT_QKV | ATTENTION_BIAS},
+    [LISA__Q_NORM_W] = {HEAD, NONE, QK_NORM},
+    [LISA__K_NORM_W] = {HEAD, NONE, QK_NORM},
+    [LISA__O_W] = {WIDTH, QUERIES, 0},
+    [LISA__O_B] = {WIDTH, NONE, OUTPUT_BIAS},
+    [LISA__MLP_NORM_W] = {WIDTH, NONE, SEQUENTIAL},
+    [LISA__MLP_NORM_B] = {WIDTH, NONE, SEQUENTIAL | LAYER_NORM},
+    [LISA__GATE_W] = {HIDDEN, WIDTH, GATED},
+    [LISA__GATE_B] = {HIDDEN, NONE, GATED | MLP_BIAS},
+    [LISA__UP_W] = {HIDDEN, WIDTH, 0},
+    [LISA__UP_B] = {HIDDEN, NONE, MLP_BIAS},
+    [LISA__DOWN_W] = {WIDTH, HIDDEN, 0},
+    [LISA__DOWN_B] = {WIDTH, NONE, MLP_BIAS},
+    [LISA__EMBED_W] = {VOCABULARY, WIDTH, 0},
+    [LISA__POSITION_W] = {POSITIONS, WIDTH, LEARNED_POSITIONS},
+    [LISA__FINAL_NORM_W] = {WIDTH, NONE, 0},
+    [LISA__FINAL_NORM_B] = {WIDTH, NONE, LAYER_NORM},
+    [LISA__HEAD_W] = {VOCABULARY, WIDTH, UNTIED},
+    [LISA__HEAD_B] = {VOCABULARY, NONE, HEAD_BIAS},
+};
+
+static uint32_t facts_of(const lisa_model_config *c, const struct lisa__family *family) {
+    const struct {
+        int holds;
+        uint32_t fact;
+    } facts[] = {
+        {c->norm == LISA_NORM_LAYER, LAYER_NORM},
+        {!c->parallel_residual, SEQUENTIAL},
+        {family->names[LISA__QKV_W] != NULL, FUSED_QKV},
+        {family->names[LISA__QKV_W] == NULL, SPLIT_QKV},
+        {c->attention_bias != 0, ATTENTION_BIAS},
+        {c->attention_output_bias != 0, OUTPUT_BIAS},
+        {c->qk_norm != 0, QK_NORM},
+        {c->gated_mlp != 0, GATED},
+        {c->mlp_bias != 0, MLP_BIAS},
+        {c->learned_positions != 0, LEARNED_POSITIONS},
+        {!c->tied_head, UNTIED},
+        {c->head_bias != 0, HEAD_BIAS},
+    };
+    uint32_t all = 0;
+    for (size_t i = 0; i < sizeof facts / sizeof *facts; i++)
+        all |= facts[i].holds ? facts[i].fact : 0;
+    return all;
+}
+
+static uint64_t size_of(const lisa_model_config *c, uint32_t size) {
     const uint64_t q = (uint64_t)c->n_heads * c->head_dim;
     const uint64_t kv = (uint64_t)c->n_kv_heads * c->head_dim;
-    const uint64_t width = c->d_model, ff = c->d_ff;
-    switch (role) {
-    case LISA__QKV_W:
-        return (struct shape){q + 2 * kv, width};
-    case LISA__QKV_B:
-        return (struct shape){q + 2 * kv, 0};
-    case LISA__Q_W:
-        return (struct shape){q, width};
-    case LISA__Q_B:
-        return (struct shape){q, 0};
-    case LISA__K_W:
-    case LISA__V_W:
-        return (struct shape){kv, width};
-    case LISA__K_B:
-    case LISA__V_B:
-        return (struct shape){kv, 0};
-    case LISA__Q_NORM_W:
-    case LISA__K_NORM_W:
-        return (struct shape){c->head_dim, 0};
-    case LISA__O_W:
-        return (struct shape){width, q};
-    case LISA__GATE_W:
-    case LISA__UP_W:
-        return (struct shape){ff, width};
-    case LISA__GATE_B:
-    case LISA__UP_B:
-        return (struct shape){ff, 0};
-    case LISA__DOWN_W:
-        return (struct shape){width, ff};
-    case LISA__EMBED_W:
-    case LISA__HEAD_W:
-        return (struct shape){c->vocab_size, width};
-    case LISA__POSITION_W:
-        return (struct shape){c->max_positions, width};
-    case LISA__HEAD_B:
-        return (struct shape){c->vocab_size, 0};
-    default: /* norms, and biases of the residual stream */
-        return (struct shape){width, 0};
-    }
+    const uint64_t sizes[SIZES] = {
+        [WIDTH] = c->d_model,           [QUERIES] = q,        [KEYS] = kv,
+        [FUSED] = q + 2 * kv,           [HIDDEN] = c->d_ff,   [VOCABULARY] = c->vocab_size,
+        [POSITIONS] = c->max_positions, [HEAD] = c->head_dim,
+    };
+    return sizes[size];
 }
 
 static uint32_t group_of(const lisa_model_config *c, uint32_t role, uint32_t layer) {
@@ -220,16 +213,17 @@ static void name_of(char *out, const struct lisa__family *family, uint32_t role,
 
 static void describe(struct lisa__tensor_desc *out, const lisa_model_config *c,
                      const struct lisa__family *family, uint32_t role, uint32_t layer) {
-    const struct shape s = shape_of(c, role);
-    const int swapped = family->conv1d && role < LISA__BLOCK_ROLES && s.in != 0;
+    const uint64_t n_out = size_of(c, roles[role].out), n_in = size_of(c, roles[role].in);
+    const int is_matrix = roles[role].in != NONE;
+    const int swapped = family->conv1d && role < LISA__BLOCK_ROLES && is_matrix;
     memset(out, 0, sizeof *out);
     out->role = role;
     out->group = group_of(c, role, layer);
-    out->n_dims = s.in != 0 ? 2 : 1;
-    out->shape[0] = swapped ? s.in : s.out;
-    out->shape[1] = s.in == 0 ? 1 : swapped ? s.out : s.in;
+    out->n_dims = is_matrix ? 2 : 1;
+    out->shape[0] = swapped ? n_in : n_out;
+    out->shape[1] = !is_matrix ? 1 : swapped ? n_out : n_in;
     out->n_elements = out->shape[0] * out->shape[1];
-    out->decays = s.in != 0 && out->group != 0;
+    out->decays = is_matrix && out->group != 0;
     out->dtype = c->weights_dtype;
     name_of(out->name, family, role, layer);
 }
@@ -237,6 +231,7 @@ static void describe(struct lisa__tensor_desc *out, const lisa_model_config *c,
 /* Describes every tensor in group and role order into `out` (NULL: only counts them). */
 static uint32_t walk(const lisa_model_config *c, struct lisa__tensor_desc *out) {
     const struct lisa__family *family = lisa__family_find(c->family);
+    const uint32_t facts = facts_of(c, family);
     const struct {
         uint32_t begin, end, repeat;
     } parts[] = {
@@ -248,7 +243,7 @@ static uint32_t walk(const lisa_model_config *c, struct lisa__tensor_desc *out) 
     for (size_t p = 0; p < sizeof parts / sizeof *parts; p++)
         for (uint32_t layer = 0; layer < parts[p].repeat; layer++)
             for (uint32_t role = parts[p].begin; role < parts[p].end; role++) {
-                if (!has_role(c, family, role))
+                if ((roles[role].needs & ~facts) != 0)
                     continue;
                 if (out != NULL)
                     describe(out + n, c, family, role, layer);
