@@ -34,9 +34,9 @@ def get_model(context, directory):
     return liblisa.Model.create(context, config, seed=1)
 
 
-def counting_rows(draw, n_rows=4, n_tokens=32):
-    starts = [(draw.randrange(64), draw.randint(1, 3)) for _ in range(n_rows)]
-    return [[(start + step * i) % 64 for i in range(n_tokens)] for start, step in starts]
+def counting_rows(draw, n_ids, n_rows=4, n_tokens=32):
+    starts = [(draw.randrange(n_ids), draw.randint(1, 3)) for _ in range(n_rows)]
+    return [[(start + step * i) % n_ids for i in range(n_tokens)] for start, step in starts]
 
 
 def main():
@@ -46,6 +46,7 @@ def main():
 
     with liblisa.Context(arguments.backend) as context:
         model = get_model(context, arguments.directory)
+        n_ids = min(64, model.config.vocab_size)
         n_active = min(arguments.n_active, model.config.n_layers)
         sampler = liblisa.Sampler(
             model.config.n_layers, n_active=n_active, interval_steps=arguments.interval
@@ -53,7 +54,7 @@ def main():
         batch = liblisa.Batch(model, 4, 32)
         optimizer = liblisa.Optimizer(model, max_active_layers=n_active, max_grad_norm=1.0)
         for step in range(arguments.steps):
-            batch.set(counting_rows(draw))
+            batch.set(counting_rows(draw, n_ids))
             optimizer.set_lr(lr * (1 - step / arguments.steps))
             stats = liblisa.train_step(model, sampler, optimizer, batch, step)
             if step % 10 == 0 or step == arguments.steps - 1:
