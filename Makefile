@@ -121,7 +121,8 @@ support := $(B)/libsupport.a
 # ---- stamps: a changed flag or a changed list of sources rebuilds ------------------------------
 
 no_build := clean help uninstall lint format abi-update
-ifneq ($(filter-out $(no_build),$(or $(MAKECMDGOALS),all)),)
+dry_run := $(findstring n,$(firstword -$(MAKEFLAGS)))
+ifneq ($(if $(dry_run),,$(filter-out $(no_build),$(or $(MAKECMDGOALS),all))),)
 define keep # file, text: written only when different, so that it is newer only after a change
 ifneq ($$(file <$(1)),$(strip $(2)))
 $$(shell mkdir -p $(dir $(1)))
