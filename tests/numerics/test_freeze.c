@@ -266,6 +266,42 @@ START_TEST(test_drop_loses_no_drift) {
 }
 END_TEST
 
+static void write_all(rig *r, const double *values) {
+    for (uint32_t i = 0; i < r->n_tensors; i++) {
+        uint64_t n = rig_tensor(r, i).n_elements;
+        OK(lisa_model_tensor_write(r->model, i, values, LISA_DTYPE_F64, n));
+        values += n;
+    }
+}
+
+/* The same master dropped twice: other draws, or a weight would always be rounded the same way. */
+START_TEST(test_every_drop_draws_anew) {
+    static const uint8_t only_layer_0[GROUPS] = {0, 1, 0, 0, 0};
+    uint32_t dtype = SETTINGS[_i].dtype;
+    double *dropped[2];
+    rig_spec spec;
+    rig r;
+    size_t n;
+    if (dtype != LISA_DTYPE_BF16 && dtype != LISA_DTYPE_F16)
+        return;
+    spec_of(&spec, _i);
+    spec.optimizer.lr = dtype == LISA_DTYPE_BF16 ? 1e-4 : 1.25e-5;
+    rig_make(&r, &spec);
+    double *stored = rig_snapshot(&r, &n);
+    for (int k = 0; k < 2; k++) {
+        write_all(&r, stored);
+        masked_step(&r, only_layer_0, 0);
+        OK(lisa_optimizer_apply_mask(r.optimizer, ONLY_LAYER_1, GROUPS));
+        dropped[k] = rig_snapshot(&r, &n);
+    }
+    ck_assert_mem_ne(dropped[0], dropped[1], n * sizeof **dropped);
+    free(stored);
+    free(dropped[0]);
+    free(dropped[1]);
+    rig_destroy(&r);
+}
+END_TEST
+
 /* A layer in both masks of a swap keeps its state under DROP. */
 START_TEST(test_drop_keeps_what_stays) {
     rig_spec spec;
@@ -450,6 +486,7 @@ static Suite *make_suite(void) {
     tcase_add_loop_test(tcase, test_frozen_gradient_is_refused, 0, N_SETTINGS);
     tcase_add_loop_test(tcase, test_drop_restarts, 0, N_SETTINGS);
     tcase_add_loop_test(tcase, test_drop_loses_no_drift, 0, N_SETTINGS);
+    tcase_add_loop_test(tcase, test_every_drop_draws_anew, 0, N_SETTINGS);
     tcase_add_loop_test(tcase, test_drop_keeps_what_stays, 0, N_SETTINGS);
     tcase_add_loop_test(tcase, test_keep_and_offload_go_on, 0, N_SETTINGS);
     tcase_add_loop_test(tcase, test_masks_that_are_refused, 0, N_SETTINGS);

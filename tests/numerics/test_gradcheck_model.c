@@ -182,7 +182,7 @@ static void describe(rig_spec *spec, const struct variant *v) {
     spec->max_batch = B;
     spec->max_tokens = T;
     spec->batch.activations = v->activations != 0 ? v->activations : LISA_ACTIVATIONS_STORE;
-    spec->batch.head_rows = 5; /* several chunks, the last one short */
+    spec->batch.head_rows = 4; /* several chunks, the last one short */
 }
 
 /* Zero when the description is not supported and no LLaMA has it. */

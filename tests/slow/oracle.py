@@ -8,10 +8,13 @@ import sys
 import numpy as np
 import torch
 from transformers import LlamaForCausalLM
+from transformers.utils import logging
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "tools"))
 
 from make_llama_fixture import float64_llama  # noqa: E402
+
+logging.disable_progress_bar()
 
 
 def rope_of(directory):
