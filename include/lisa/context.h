@@ -30,6 +30,9 @@ typedef struct lisa_context lisa_context;
 #define LISA_MEM_HANDLES 12        /* handles, names and tables; small, and not in the plan */
 #define LISA_MEM_CLASSES 13
 
+/* "gradients", "moments", ...: a LISA_MEM_* class in words; "?" for none. Static. */
+LISA_API const char *lisa_memory_class_name(uint32_t memory_class);
+
 typedef struct lisa_context_options {
     size_t struct_size;
     const char *backend;         /* "cpu" (default), "cuda", "auto", "reference", "reference64" */

@@ -46,9 +46,6 @@ LISA_API lisa_status lisa_plan_request_init(lisa_plan_request *request, size_t s
  * been visited. A plan that does not fit is not an error here. */
 LISA_API lisa_status lisa_plan(const lisa_plan_request *request, lisa_plan_report *report);
 
-/* "gradients", "moments", ...: a LISA_MEM_* class in words; "?" for none. Static. */
-LISA_API const char *lisa_memory_class_name(uint32_t memory_class);
-
 #ifdef __cplusplus
 }
 #endif

@@ -3,7 +3,7 @@
 #include "api/check.h"
 #include "api/options.h"
 #include "core/options.h"
-#include "model/tensors.h"
+#include "optim/optimizer.h"
 
 lisa_status lisa_plan_request_init(lisa_plan_request *request, size_t struct_size) {
     return lisa__options_init(request, struct_size, sizeof *request, "lisa_plan_request");
@@ -19,6 +19,7 @@ static lisa_status read_request(struct lisa__plan *plan, const lisa_plan_request
     LISA_TRY(lisa__model_options_read(&plan->model, own.model));
     LISA_TRY(lisa__batch_options_read(&plan->batch, own.batch));
     LISA_TRY(lisa__optimizer_options_read(&plan->optimizer, own.optimizer));
+    LISA_TRY(lisa__optimizer_check(&plan->optimizer, &plan->config));
     plan->trains = own.optimizer != NULL;
     plan->max_batch = own.max_batch;
     plan->max_tokens = own.max_tokens;

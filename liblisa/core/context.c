@@ -2,13 +2,22 @@
 
 #include "backend/registry.h"
 #include "core/pool.h"
-#include "lisa/plan.h"
 
 #include <sched.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+static const char *const class_names[LISA_MEM_CLASSES] = {
+    "mapped weights", "private weights", "gradients", "moments",    "low bits", "activations",
+    "recompute",      "logits",          "workspace", "evaluation", "staging",  "disk",
+    "handles",
+};
+
+const char *lisa_memory_class_name(uint32_t memory_class) {
+    return memory_class < LISA_MEM_CLASSES ? class_names[memory_class] : "?";
+}
 
 static void *default_alloc(void *user, size_t size, size_t align) {
     (void)user;

@@ -25,9 +25,10 @@ const char *lisa_error_last(void) {
 
 const char *lisa_status_name(lisa_status status) {
     static const char *const names[] = {
-        "LISA_OK",          "LISA_E_INVAL",   "LISA_E_NOMEM",     "LISA_E_IO",       "LISA_E_FORMAT",
-        "LISA_E_UNSUPPORTED", "LISA_E_STATE", "LISA_E_BUDGET",    "LISA_E_NONFINITE", "LISA_E_BACKEND",
-        "LISA_E_ABI",       "LISA_E_CANCELLED", "LISA_E_NOTFOUND", "LISA_E_INTERNAL",
+        "LISA_OK",          "LISA_E_INVAL",       "LISA_E_NOMEM", "LISA_E_IO",
+        "LISA_E_FORMAT",    "LISA_E_UNSUPPORTED", "LISA_E_STATE", "LISA_E_BUDGET",
+        "LISA_E_NONFINITE", "LISA_E_BACKEND",     "LISA_E_ABI",   "LISA_E_CANCELLED",
+        "LISA_E_NOTFOUND",  "LISA_E_INTERNAL",
     };
     const int32_t count = (int32_t)(sizeof names / sizeof *names);
     return status <= 0 && status > -count ? names[-status] : "LISA_E_?";

@@ -11,6 +11,9 @@
 
 #define LISA__ALIGN 64u
 
+/* The most of LISA_MEM_STAGING that a call holds: both sides of a conversion, chunk by chunk. */
+#define LISA__STAGING_BYTES (UINT64_C(4) << 20)
+
 struct lisa__layout {
     unsigned char *base[LISA_MEM_CLASSES]; /* NULL while measuring */
     uint64_t size[LISA_MEM_CLASSES];       /* allocated bytes */

@@ -4,9 +4,6 @@
 
 #include "model/model.h"
 
-/* What a conversion holds while it runs. */
-#define LISA__STAGING_BYTES (UINT64_C(4) << 20)
-
 /* A tensor's values from its place in the files, converted to the type it is held as. */
 lisa_status lisa__fill_from_file(lisa_model *model, uint32_t index);
 

@@ -9,12 +9,6 @@
 #include <stdio.h>
 #include <string.h>
 
-uint32_t lisa__held_dtype(const lisa_backend_ops *ops, uint32_t file_dtype) {
-    if (ops->real_dtype == LISA_DTYPE_F64)
-        return LISA_DTYPE_F64;
-    return file_dtype == LISA_DTYPE_F64 ? LISA_DTYPE_F32 : file_dtype;
-}
-
 static uint64_t held_bytes(const struct lisa__tensor_desc *d) {
     return d->n_elements * lisa__dtype_size(d->dtype);
 }
@@ -256,13 +250,6 @@ void lisa__model_release(lisa_model *model) {
     release_string(context, model->directory);
     lisa__release(context, LISA_MEM_HANDLES, model, sizeof *model);
     lisa__context_release(context);
-}
-
-void lisa__part_groups(const lisa_model_config *config, uint32_t part, uint32_t *first,
-                       uint32_t *last) {
-    const uint32_t head = config->n_layers + 1;
-    *first = part == LISA__PART_EMBEDDING ? 0 : part == LISA__PART_LAYERS ? 1 : head;
-    *last = part == LISA__PART_EMBEDDING ? 0 : part == LISA__PART_LAYERS ? head - 1 : head;
 }
 
 static void layout_homes(struct lisa__layout *layout, lisa_model *model, void **homes,

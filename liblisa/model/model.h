@@ -7,6 +7,7 @@
 #include "formats/safetensors.h"
 #include "model/family.h"
 #include "model/tensors.h"
+#include "plan/state.h"
 
 struct lisa__tensor {
     lisa_typed value;    /* where it lies now, and as what */
@@ -16,9 +17,6 @@ struct lisa__tensor {
     uint32_t file_dtype; /* as it is saved */
     const struct lisa__st_tensor *source; /* its place in the files, or NULL */
 };
-
-/* Groups whose private copies are reserved together. */
-enum lisa__part { LISA__PART_EMBEDDING, LISA__PART_LAYERS, LISA__PART_HEAD, LISA__PARTS };
 
 struct lisa_model {
     uint32_t references;
@@ -47,13 +45,6 @@ lisa_status lisa__model_create(lisa_model **out, lisa_context *context,
                                const lisa_model_config *config, const lisa_model_options *options);
 lisa_model *lisa__model_retain(lisa_model *model);
 void lisa__model_release(lisa_model *model);
-
-/* The in-memory type of a weight that a file holds as file_dtype. */
-uint32_t lisa__held_dtype(const lisa_backend_ops *ops, uint32_t file_dtype);
-
-/* First and last group of a part. */
-void lisa__part_groups(const lisa_model_config *config, uint32_t part, uint32_t *first,
-                       uint32_t *last);
 
 /* Reserves private memory (or the scratch file) for a part's mapped tensors. Idempotent. */
 lisa_status lisa__model_reserve(lisa_model *model, uint32_t part);

@@ -25,24 +25,6 @@ struct lisa__loss {
     uint64_t n_scored;
 };
 
-/* The shape that training at most max_batch x max_tokens needs; AUTO is settled by `spare`, the
- * bytes that may still be taken (UINT64_MAX: no limit). */
-struct lisa__activations_shape
-lisa__training_shape(const lisa_model_config *config, size_t real_size, uint32_t max_batch,
-                     uint32_t max_tokens, const lisa_batch_options *options, uint64_t spare);
-
-/* The shape that evaluating a batch of that size needs. */
-struct lisa__activations_shape lisa__evaluation_shape(const lisa_model_config *config,
-                                                      size_t real_size, uint32_t batch,
-                                                      uint32_t tokens, uint32_t head_rows);
-
-/* The shape that generating up to n_total tokens from a prompt of n_prompt needs. */
-struct lisa__activations_shape lisa__generation_shape(const lisa_model_config *config,
-                                                      size_t real_size, uint32_t n_prompt,
-                                                      uint32_t n_total);
-
-lisa_status lisa__batch_check_size(const lisa_model_config *config, uint32_t max_batch,
-                                   uint32_t max_tokens);
 lisa_status lisa__batch_create(lisa_batch **out, lisa_model *model, uint32_t max_batch,
                                uint32_t max_tokens, const lisa_batch_options *options);
 void lisa__batch_release(lisa_batch *batch);

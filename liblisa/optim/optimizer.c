@@ -5,25 +5,6 @@
 #include <math.h>
 #include <string.h>
 
-struct lisa__state_shape lisa__state_shape_of(const struct lisa__tensor_desc *descs,
-                                              uint32_t n_tensors, const lisa_model_config *config,
-                                              const lisa_optimizer_options *options,
-                                              size_t real_size) {
-    const uint32_t asked = options->max_active_layers;
-    return (struct lisa__state_shape){
-        .tensors = descs,
-        .n_tensors = n_tensors,
-        .n_layers = config->n_layers,
-        .max_active = asked == LISA_NO_LAYERS ? 0
-                      : asked == 0            ? config->n_layers
-                                              : asked,
-        .policy = options->state_policy,
-        .train_embedding = options->train_embedding,
-        .train_head = options->train_head,
-        .real_size = real_size,
-    };
-}
-
 lisa_status lisa__optimizer_check(const lisa_optimizer_options *o,
                                   const lisa_model_config *config) {
     const struct {

@@ -36,12 +36,6 @@ struct lisa_optimizer {
     struct lisa__window window;
 };
 
-/* The tensors a state layout is for. */
-struct lisa__state_shape lisa__state_shape_of(const struct lisa__tensor_desc *descs,
-                                              uint32_t n_tensors, const lisa_model_config *config,
-                                              const lisa_optimizer_options *options,
-                                              size_t real_size);
-
 /* LISA_E_INVAL names the option at fault. */
 lisa_status lisa__optimizer_check(const lisa_optimizer_options *options,
                                   const lisa_model_config *config);

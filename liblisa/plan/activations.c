@@ -163,3 +163,78 @@ struct lisa__saved lisa__saved_at(const struct lisa__activations *a, uint32_t la
     const uint32_t first = a->shape.config->n_layers - a->shape.stored_layers;
     return saved_pieces(&a->shape, (unsigned char *)a->stored + (layer - first) * bytes, &bytes);
 }
+
+/* Keeps every size below 2^63 whatever the description says; see check_sizes. */
+static const uint64_t MOST_ROWS = UINT64_C(1) << 26;
+
+lisa_status lisa__batch_check_size(const lisa_model_config *config, uint32_t max_batch,
+                                   uint32_t max_tokens) {
+    if (max_batch == 0 || max_tokens == 0 || (uint64_t)max_batch * max_tokens > MOST_ROWS)
+        return lisa__fail(LISA_E_INVAL, "batch: %u x %u tokens at most, expected 1 to 2^26 in all",
+                          max_batch, max_tokens);
+    if (max_tokens > config->max_positions)
+        return lisa__fail(LISA_E_INVAL, "batch: max_tokens is %u, the model has %u positions",
+                          max_tokens, config->max_positions);
+    return LISA_OK;
+}
+
+static uint64_t measured(const struct lisa__activations_shape *shape) {
+    struct lisa__layout layout;
+    struct lisa__activations unused;
+    memset(&layout, 0, sizeof layout);
+    lisa__activations_layout(&layout, &unused, shape);
+    uint64_t total = 0;
+    for (uint32_t c = 0; c < LISA_MEM_CLASSES; c++)
+        total += layout.used[c];
+    return layout.overflow ? UINT64_MAX : total;
+}
+
+struct lisa__activations_shape lisa__evaluation_shape(const lisa_model_config *config,
+                                                      size_t real_size, uint32_t batch,
+                                                      uint32_t tokens, uint32_t head_rows) {
+    const uint64_t rows = (uint64_t)batch * tokens;
+    return (struct lisa__activations_shape){
+        .config = config,
+        .real_size = real_size,
+        .rows = rows,
+        .positions = tokens,
+        .head_rows = head_rows < rows ? head_rows : (uint32_t)rows,
+        .forward_only = 1,
+    };
+}
+
+struct lisa__activations_shape lisa__generation_shape(const lisa_model_config *config,
+                                                      size_t real_size, uint32_t n_prompt,
+                                                      uint32_t n_total) {
+    const uint32_t most = 256; /* rows of the prompt in one pass */
+    struct lisa__activations_shape shape =
+        lisa__evaluation_shape(config, real_size, 1, n_prompt < most ? n_prompt : most, 1);
+    shape.positions = n_total;
+    shape.cache_rows = n_total;
+    return shape;
+}
+
+struct lisa__activations_shape
+lisa__training_shape(const lisa_model_config *config, size_t real_size, uint32_t max_batch,
+                     uint32_t max_tokens, const lisa_batch_options *options, uint64_t spare) {
+    const uint64_t rows = (uint64_t)max_batch * max_tokens;
+    const uint32_t head_rows = lisa__head_rows(config, rows, options->head_rows);
+    struct lisa__activations_shape shape = {
+        .config = config,
+        .real_size = real_size,
+        .rows = rows,
+        .positions = max_tokens,
+        .head_rows = head_rows,
+        .stored_layers = options->activations == LISA_ACTIVATIONS_RECOMPUTE ? 0 : config->n_layers,
+    };
+    if (options->activations != LISA_ACTIVATIONS_AUTO)
+        return shape;
+    /* What a conversion and an evaluation of the same batch will want beside the training. */
+    const struct lisa__activations_shape evaluation =
+        lisa__evaluation_shape(config, real_size, max_batch, max_tokens, head_rows);
+    const uint64_t aside = measured(&evaluation) + LISA__STAGING_BYTES;
+    const uint64_t limit = spare > aside ? spare - aside : 0;
+    while (shape.stored_layers > 0 && measured(&shape) > limit)
+        shape.stored_layers--;
+    return shape;
+}

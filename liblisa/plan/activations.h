@@ -67,4 +67,23 @@ struct lisa__saved lisa__saved_at(const struct lisa__activations *a, uint32_t la
 /* Rows of logits to hold at once for at most N rows: enough for an efficient product. */
 uint32_t lisa__head_rows(const lisa_model_config *config, uint64_t rows, uint32_t asked);
 
+/* The shape that training at most max_batch x max_tokens needs; AUTO is settled by `spare`, the
+ * bytes that may still be taken (UINT64_MAX: no limit). */
+struct lisa__activations_shape
+lisa__training_shape(const lisa_model_config *config, size_t real_size, uint32_t max_batch,
+                     uint32_t max_tokens, const lisa_batch_options *options, uint64_t spare);
+
+/* The shape that evaluating a batch of that size needs. */
+struct lisa__activations_shape lisa__evaluation_shape(const lisa_model_config *config,
+                                                      size_t real_size, uint32_t batch,
+                                                      uint32_t tokens, uint32_t head_rows);
+
+/* The shape that generating up to n_total tokens from a prompt of n_prompt needs. */
+struct lisa__activations_shape lisa__generation_shape(const lisa_model_config *config,
+                                                      size_t real_size, uint32_t n_prompt,
+                                                      uint32_t n_total);
+
+lisa_status lisa__batch_check_size(const lisa_model_config *config, uint32_t max_batch,
+                                   uint32_t max_tokens);
+
 #endif

@@ -3,22 +3,11 @@
 #include "backend/registry.h"
 #include "core/dtype.h"
 #include "formats/writer.h"
-#include "model/fill.h"
-#include "model/pass.h"
-#include "optim/optimizer.h"
+#include "plan/activations.h"
+#include "plan/state.h"
 
 #include <stdlib.h>
 #include <string.h>
-
-static const char *const class_names[LISA_MEM_CLASSES] = {
-    "mapped weights", "private weights", "gradients", "moments",    "low bits", "activations",
-    "recompute",      "logits",          "workspace", "evaluation", "staging",  "disk",
-    "handles",
-};
-
-const char *lisa_memory_class_name(uint32_t memory_class) {
-    return memory_class < LISA_MEM_CLASSES ? class_names[memory_class] : "?";
-}
 
 struct planner {
     const struct lisa__plan *plan;
@@ -193,8 +182,6 @@ lisa_status lisa__plan(const struct lisa__plan *plan, lisa_plan_report *report) 
     if (plan->generate_tokens > plan->config.max_positions)
         return lisa__fail(LISA_E_INVAL, "plan: generate_tokens is %u, the model has %u positions",
                           plan->generate_tokens, plan->config.max_positions);
-    if (plan->trains)
-        LISA_TRY(lisa__optimizer_check(&plan->optimizer, &plan->config));
     p.real_size = lisa__dtype_size(p.ops->real_dtype);
     p.n_tensors = lisa__tensor_count(&plan->config);
     p.descs = calloc(p.n_tensors, sizeof *p.descs);

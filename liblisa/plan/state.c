@@ -8,6 +8,25 @@ static uint64_t round_up(uint64_t n, uint64_t to) {
     return (n + to - 1) / to * to;
 }
 
+struct lisa__state_shape lisa__state_shape_of(const struct lisa__tensor_desc *descs,
+                                              uint32_t n_tensors, const lisa_model_config *config,
+                                              const lisa_optimizer_options *options,
+                                              size_t real_size) {
+    const uint32_t asked = options->max_active_layers;
+    return (struct lisa__state_shape){
+        .tensors = descs,
+        .n_tensors = n_tensors,
+        .n_layers = config->n_layers,
+        .max_active = asked == LISA_NO_LAYERS ? 0
+                      : asked == 0            ? config->n_layers
+                                              : asked,
+        .policy = options->state_policy,
+        .train_embedding = options->train_embedding,
+        .train_head = options->train_head,
+        .real_size = real_size,
+    };
+}
+
 size_t lisa__low_size(uint32_t dtype) {
     return dtype == LISA_DTYPE_BF16 ? sizeof(int16_t) : dtype == LISA_DTYPE_F16 ? sizeof(float) : 0;
 }
@@ -109,4 +128,17 @@ void lisa__homes_layout(struct lisa__layout *layout, void **homes,
             if (homes != NULL)
                 homes[i] = home;
         }
+}
+
+uint32_t lisa__held_dtype(const lisa_backend_ops *ops, uint32_t file_dtype) {
+    if (ops->real_dtype == LISA_DTYPE_F64)
+        return LISA_DTYPE_F64;
+    return file_dtype == LISA_DTYPE_F64 ? LISA_DTYPE_F32 : file_dtype;
+}
+
+void lisa__part_groups(const lisa_model_config *config, uint32_t part, uint32_t *first,
+                       uint32_t *last) {
+    const uint32_t head = config->n_layers + 1;
+    *first = part == LISA__PART_EMBEDDING ? 0 : part == LISA__PART_LAYERS ? 1 : head;
+    *last = part == LISA__PART_EMBEDDING ? 0 : part == LISA__PART_LAYERS ? head - 1 : head;
 }

@@ -12,6 +12,9 @@
 /* Elements of real that lead the gradient region; the first is the sum of target weights. */
 #define LISA__GRADIENT_HEADER 16u
 
+/* Groups whose private copies are reserved together. */
+enum lisa__part { LISA__PART_EMBEDDING, LISA__PART_LAYERS, LISA__PART_HEAD, LISA__PARTS };
+
 /* What a group's (or slot's) state spans. */
 struct lisa__extent {
     uint64_t elements; /* of gradient, m and v */
@@ -41,6 +44,12 @@ struct lisa__state_memory {
     struct lisa__state embedding_state, head_state;
 };
 
+/* What an optimizer with these (checked) options holds. */
+struct lisa__state_shape lisa__state_shape_of(const struct lisa__tensor_desc *descs,
+                                              uint32_t n_tensors, const lisa_model_config *config,
+                                              const lisa_optimizer_options *options,
+                                              size_t real_size);
+
 /* Bytes that complete a weight to its fp32 master. */
 size_t lisa__low_size(uint32_t dtype);
 
@@ -69,5 +78,12 @@ uint64_t lisa__slot_bytes(const struct lisa__extent *extent, size_t real_size);
 void lisa__homes_layout(struct lisa__layout *layout, void **homes,
                         const struct lisa__tensor_desc *tensors, uint32_t n_tensors, uint32_t first,
                         uint32_t last);
+
+/* The in-memory type of a weight that a file holds as file_dtype. */
+uint32_t lisa__held_dtype(const lisa_backend_ops *ops, uint32_t file_dtype);
+
+/* First and last group of a part. */
+void lisa__part_groups(const lisa_model_config *config, uint32_t part, uint32_t *first,
+                       uint32_t *last);
 
 #endif
