@@ -337,6 +337,13 @@ struct lisa__tensor *lisa__model_tensor(const lisa_model *model, uint32_t layer,
     return NULL;
 }
 
+int lisa__group_trains(const lisa_model *model, uint32_t group) {
+    for (uint32_t i = 0; i < model->n_tensors; i++)
+        if (model->descs[i].group == group && model->tensors[i].gradient != NULL)
+            return 1;
+    return 0;
+}
+
 lisa_status lisa__group_sum_squares(lisa_model *model, uint32_t group, double *out) {
     double total = 0;
     for (uint32_t i = 0; i < model->n_tensors; i++) {

@@ -56,6 +56,9 @@ lisa_status lisa__model_own_group(lisa_model *model, uint32_t group);
  * NULL where the description has none. */
 struct lisa__tensor *lisa__model_tensor(const lisa_model *model, uint32_t layer, uint32_t role);
 
+/* 1 when a group has gradients lent. */
+int lisa__group_trains(const lisa_model *model, uint32_t group);
+
 /* Elements [begin, begin + n) of a tensor as dtype (F32, F64, BF16 or F16), rounded to nearest. */
 lisa_status lisa__tensor_get(lisa_model *model, uint32_t index, uint64_t begin, uint64_t n,
                              void *out, uint32_t dtype);

@@ -61,7 +61,4 @@ lisa_status lisa__trunk_forward(const struct lisa__run *run);
 /* From dstream at the top down to the lowest group that trains. */
 lisa_status lisa__trunk_backward(const struct lisa__run *run);
 
-/* 1 when a group has gradients lent. */
-int lisa__group_trains(const lisa_model *model, uint32_t group);
-
 #endif

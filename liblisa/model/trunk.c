@@ -1,12 +1,5 @@
 #include "model/run.h"
 
-int lisa__group_trains(const lisa_model *model, uint32_t group) {
-    for (uint32_t i = 0; i < model->n_tensors; i++)
-        if (model->descs[i].group == group && model->tensors[i].gradient != NULL)
-            return 1;
-    return 0;
-}
-
 static lisa_embed embed_op(const struct lisa__run *run, uint32_t role) {
     const lisa_model_config *c = &run->model->config;
     const int tokens = role == LISA__EMBED_W;
