@@ -1,7 +1,6 @@
 #include "core/json.h"
 
 #include <float.h>
-#include <math.h>
 #include <string.h>
 
 /* jansson says "out of memory" in several ways, one of which is to say nothing. */
@@ -168,7 +167,7 @@ lisa_status lisa__json_double(struct lisa__json_source source, const char *key, 
     if (value == NULL)
         return LISA_OK;
     const double x = json_number_value(value);
-    if (!json_is_number(value) || !isfinite(x) || x < low || x > high) {
+    if (!json_is_number(value) || !(x >= low && x <= high)) {
         char wanted[96];
         if (high < DBL_MAX)
             snprintf(wanted, sizeof wanted, "a number from %g to %g", low, high);

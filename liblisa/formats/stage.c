@@ -88,8 +88,9 @@ lisa_status lisa__make_directory(const char *directory) {
     if (errno == EEXIST)
         return LISA_OK;
     /* Parents are made only where there are none: an existing one may well refuse to be asked. */
-    if (errno == ENOENT)
-        LISA_TRY(make_parents(path));
+    if (errno != ENOENT)
+        return lisa__io_fail("make directory", path);
+    LISA_TRY(make_parents(path));
     return make_one_directory(path);
 }
 

@@ -112,6 +112,10 @@ START_TEST(reads_the_old_key_of_scaling) {
     expect_ok(LLAMA ",\"rope_scaling\":{\"type\":\"linear\",\"factor\":4}}");
     ck_assert_uint_eq(config.rope, LISA_ROPE_LINEAR);
     ck_assert(config.rope_factor == 4.0);
+    expect_ok(LLAMA ",\"rope_scaling\":{\"type\":\"linear\",\"factor\":3},"
+                    "\"rope_parameters\":{\"rope_type\":\"default\",\"rope_theta\":5.0}}");
+    ck_assert_uint_eq(config.rope, LISA_ROPE_LINEAR);
+    ck_assert(config.rope_theta == 5.0);
     expect_ok(LLAMA ",\"rope_scaling\":null}");
     ck_assert_uint_eq(config.rope, LISA_ROPE_DEFAULT);
 }

@@ -78,6 +78,16 @@ START_TEST(notices_a_changed_file) {
     ck_assert_int_eq(lisa__weights_check(weights), LISA_E_IO);
     ck_assert_ptr_nonnull(strstr(lisa_error_last(), file_name));
     lisa__weights_close(weights);
+    /* As long as before, and written a nanosecond later. */
+    struct stat info;
+    put_safetensors(file_name, "{}  ", 4, 0);
+    ck_assert_int_eq(open_it(&weights, 1), LISA_OK);
+    ck_assert_int_eq(stat(in_test_dir(file_name), &info), 0);
+    const struct timespec times[2] = {info.st_atim,
+                                      {info.st_mtim.tv_sec, info.st_mtim.tv_nsec ^ 1}};
+    ck_assert_int_eq(utimensat(AT_FDCWD, in_test_dir(file_name), times, 0), 0);
+    ck_assert_int_eq(lisa__weights_check(weights), LISA_E_IO);
+    lisa__weights_close(weights);
 }
 END_TEST
 
