@@ -14,6 +14,10 @@
  * - "+=" operations add to their output. In-place use is allowed only where a field says so.
  * - Every operation returns a lisa_status and on failure sets a text through host->fail.
  * - Results do not depend on the number of threads.
+ * - No operation takes memory: what it needs beside its operands, start has taken.
+ * - A NaN shows in every output that depends on it, an Inf at least as Inf or NaN where arithmetic
+ *   keeps it: that is how a broken step is told before weights change.
+ * - A count of 0 is allowed; columns of a norm and of cross_entropy, and head_dim, are at least 1.
  *
  * SPDX-License-Identifier: MIT */
 #ifndef LISA_SYS_BACKEND_H
