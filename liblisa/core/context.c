@@ -50,21 +50,25 @@ void lisa__unaccount(lisa_context *context, uint32_t memory_class, uint64_t byte
         context->limited -= bytes;
 }
 
+uint64_t lisa__spare(const lisa_context *context) {
+    const uint64_t limit = context->options.memory_limit;
+    if (limit == 0)
+        return UINT64_MAX;
+    return limit > context->limited ? limit - context->limited : 0;
+}
+
 static lisa_status over_limit(const lisa_context *context, uint32_t memory_class, uint64_t bytes) {
-    return lisa__fail(LISA_E_BUDGET,
-                      "memory_limit of %llu bytes: class %s needs %llu more, %llu are left",
-                      (unsigned long long)context->options.memory_limit,
-                      lisa_memory_class_name(memory_class), (unsigned long long)bytes,
-                      (unsigned long long)(context->options.memory_limit - context->limited));
+    return lisa__fail(
+        LISA_E_BUDGET, "memory_limit of %llu bytes: class %s needs %llu more, %llu are left",
+        (unsigned long long)context->options.memory_limit, lisa_memory_class_name(memory_class),
+        (unsigned long long)bytes, (unsigned long long)lisa__spare(context));
 }
 
 void *lisa__alloc(lisa_context *context, uint32_t memory_class, uint64_t bytes,
                   lisa_status *status) {
     lisa_status failure = LISA_OK;
     void *ptr = NULL;
-    const uint64_t limit = context->options.memory_limit;
-    if (limit != 0 && lisa__is_limited(memory_class) &&
-        (context->limited > limit || bytes > limit - context->limited))
+    if (lisa__is_limited(memory_class) && bytes > lisa__spare(context))
         failure = over_limit(context, memory_class, bytes);
     else if (bytes <= SIZE_MAX / 2)
         ptr =

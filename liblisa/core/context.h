@@ -41,6 +41,9 @@ uint32_t lisa__processors(void);
 /* Whether a memory_limit counts the class. */
 int lisa__is_limited(uint32_t memory_class);
 
+/* Bytes of the limited classes that a memory_limit still allows; UINT64_MAX where there is none. */
+uint64_t lisa__spare(const lisa_context *context);
+
 /* LISA_E_CANCELLED when the host's interrupt callback says stop. */
 lisa_status lisa__poll(const lisa_context *context);
 

@@ -4,6 +4,10 @@
 
 #include <string.h>
 
+/* No struct will ever be larger, but what was never set often is: nothing is read or written by it.
+ */
+static const size_t MAX_SIZE = 4096;
+
 static size_t struct_size_of(const void *options) {
     size_t size;
     memcpy(&size, options, sizeof size);
@@ -13,18 +17,19 @@ static size_t struct_size_of(const void *options) {
 static lisa_status check_size(const void *options, size_t min_size, const char *name) {
     if (options == NULL)
         return lisa__fail(LISA_E_INVAL, "%s: expected a struct, got NULL", name);
-    if (struct_size_of(options) < min_size)
-        return lisa__fail(LISA_E_ABI, "%s: struct_size is %zu, expected at least %zu (not set?)",
-                          name, struct_size_of(options), min_size);
+    const size_t size = struct_size_of(options);
+    if (size < min_size || size > MAX_SIZE)
+        return lisa__fail(LISA_E_ABI, "%s: struct_size is %zu, expected %zu to %zu (not set?)",
+                          name, size, min_size, MAX_SIZE);
     return LISA_OK;
 }
 
 lisa_status lisa__options_init(void *options, size_t size, size_t min_size, const char *name) {
     if (options == NULL)
         return lisa__fail(LISA_E_INVAL, "%s: expected a struct, got NULL", name);
-    if (size < min_size)
-        return lisa__fail(LISA_E_ABI, "%s: size is %zu, expected at least %zu", name, size,
-                          min_size);
+    if (size < min_size || size > MAX_SIZE)
+        return lisa__fail(LISA_E_ABI, "%s: size is %zu, expected %zu to %zu", name, size, min_size,
+                          MAX_SIZE);
     memset(options, 0, size);
     memcpy(options, &size, sizeof size);
     return LISA_OK;

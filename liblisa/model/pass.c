@@ -6,13 +6,6 @@
 #include <math.h>
 #include <string.h>
 
-static uint64_t spare_bytes(const lisa_context *context) {
-    const uint64_t limit = context->options.memory_limit;
-    if (limit == 0)
-        return UINT64_MAX;
-    return limit > context->limited ? limit - context->limited : 0;
-}
-
 static lisa_status alloc_activations(lisa_batch *b, const struct lisa__activations_shape *shape) {
     lisa__activations_layout(&b->layout, &b->activations, shape);
     LISA_TRY(lisa__layout_alloc(&b->layout, b->model->context));
@@ -31,7 +24,7 @@ static lisa_status fill_batch(lisa_batch *b, uint32_t max_batch, uint32_t max_to
     if (b->nll == NULL)
         return status;
     const struct lisa__activations_shape shape = lisa__training_shape(
-        &m->config, m->real_size, max_batch, max_tokens, options, spare_bytes(m->context));
+        &m->config, m->real_size, max_batch, max_tokens, options, lisa__spare(m->context));
     b->head_rows = shape.head_rows;
     b->inference_only = options->inference_only;
     return b->inference_only ? LISA_OK : alloc_activations(b, &shape);

@@ -271,7 +271,7 @@ START_TEST(test_context_options) {
     FAILS(LISA_E_INVAL, "n_threads", lisa_context_create(&context, &o));
     OK(lisa_context_options_init(&o, sizeof o));
     o.memory_limit = 1;
-    FAILS(LISA_E_BUDGET, "memory_limit", lisa_context_create(&context, &o));
+    FAILS(LISA_E_BUDGET, "more, 0 are left", lisa_context_create(&context, &o));
     ck_assert_ptr_null(context);
 }
 END_TEST

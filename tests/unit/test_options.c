@@ -95,8 +95,9 @@ START_TEST(read_refuses_a_newer_host_that_does) {
 }
 END_TEST
 
-START_TEST(read_refuses_what_is_too_short) {
-    const size_t sizes[] = {0, 1, MIN - 1};
+/* Too short, or so long that it was never set: reading or clearing so much would be the end. */
+START_TEST(read_refuses_what_is_no_size) {
+    const size_t sizes[] = {0, 1, MIN - 1, 4097, SIZE_MAX};
     struct second own = {7, 8, 9};
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
         const struct second host = {sizes[i], 1, 2};
@@ -122,12 +123,15 @@ START_TEST(write_fills_as_far_as_the_host_reaches) {
 }
 END_TEST
 
-START_TEST(write_refuses_what_is_too_short) {
+START_TEST(write_refuses_what_is_no_size) {
     const struct second own = {sizeof own, 1, 2};
-    struct third host = {MIN - 1, 9, 9, 9};
-    ck_assert_int_eq(lisa__options_write(&host, MIN, &own, sizeof own, "name"), LISA_E_ABI);
-    expect_said("name: struct_size is ");
-    ck_assert(host.struct_size == MIN - 1 && host.a == 9 && host.b == 9 && host.c == 9);
+    const size_t sizes[] = {MIN - 1, 4097, SIZE_MAX};
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        struct third host = {sizes[i], 9, 9, 9};
+        ck_assert_int_eq(lisa__options_write(&host, MIN, &own, sizeof own, "name"), LISA_E_ABI);
+        expect_said("name: struct_size is ");
+        ck_assert(host.struct_size == sizes[i] && host.a == 9 && host.b == 9 && host.c == 9);
+    }
     ck_assert_int_eq(lisa__options_write(NULL, MIN, &own, sizeof own, "name"), LISA_E_INVAL);
 }
 END_TEST
@@ -141,9 +145,9 @@ static Suite *make_suite(void) {
     tcase_add_test(tcase, read_gives_an_older_host_zeros);
     tcase_add_test(tcase, read_takes_a_newer_host_that_sets_nothing_new);
     tcase_add_test(tcase, read_refuses_a_newer_host_that_does);
-    tcase_add_test(tcase, read_refuses_what_is_too_short);
+    tcase_add_test(tcase, read_refuses_what_is_no_size);
     tcase_add_test(tcase, write_fills_as_far_as_the_host_reaches);
-    tcase_add_test(tcase, write_refuses_what_is_too_short);
+    tcase_add_test(tcase, write_refuses_what_is_no_size);
     suite_add_tcase(suite, tcase);
     return suite;
 }
