@@ -5,7 +5,7 @@
 #include "backend/cpu/ops.h"
 
 /* Queries and keys of a block. Scores exist one block at a time. */
-#define LISA_ATTENTION_BLOCK 128
+#define LISA_ATTENTION_BLOCK 64
 
 /* Queries [q0, q0 + n_q) of one head of one sequence, on one thread. */
 struct lisa__queries {

@@ -1,19 +1,18 @@
 #include "backend/cpu/ops.h"
 #include "core/error.h"
 
+#include <math.h>
+
 /* Rows of A up to which a product with a transposed B (a matrix of weights) reads the weights once,
  * row by row, rather than packing them for sgemm: generation is one row. */
 #define FEW_ROWS 4
 
-/* Each tile sums over k in blocks, so that a block of a 16-bit B, widened, is no larger than the
- * scratch; a B of floats has the same blocks and so gives the same bits. */
-#define MAX_K (LISA_CPU_SCRATCH / LISA_BLAS_MAX_N)
-
-/* A tile below is not worth a task, and no tile is made so small that packing its operands shows.
- */
-#define TILE_FLOPS 3.0e7
-#define MAX_TILES 16 /* what smaller products are cut to; larger ones have more by their size */
-#define LEAST_TILE 128
+/* Larger products are cut to WANTED_TILES at least, for machines of many processors, if the tiles
+ * are then still worth a task (TILE_FLOPS) and not mostly packing of their rows of A and columns of
+ * B (TILE_AREA). 16 tiles cost 5 to 10 % against one product for each of two threads. */
+#define WANTED_TILES 16.0
+#define TILE_FLOPS 6.0e7
+#define TILE_AREA 2.0e4
 
 struct product {
     const struct lisa__cpu *cpu;
@@ -25,33 +24,36 @@ static uint32_t round_up(uint32_t x, uint32_t unit) {
     return (x + unit - 1) / unit * unit;
 }
 
-/* The number of pieces of at most `tile`, and the smallest multiple of 16 that still gives it. */
-static uint32_t even_out(uint32_t n, uint32_t *tile) {
-    uint32_t pieces = (uint32_t)lisa__ceil_div(n, *tile);
-    *tile = round_up((uint32_t)lisa__ceil_div(n, pieces), 16);
-    return (uint32_t)lisa__ceil_div(n, *tile);
+static uint32_t ceil_div(uint32_t a, uint32_t b) {
+    return (uint32_t)lisa__ceil_div(a, b);
 }
 
-/* The grid is a function of m, n and k alone. Returns the number of tiles. */
+static uint32_t wanted_tiles(const lisa_gemm *op) {
+    const double area = (double)op->m * op->n;
+    return 1 + (uint32_t)fmin(WANTED_TILES - 1.0,
+                              fmin(2.0 * area * op->k / TILE_FLOPS, area / TILE_AREA));
+}
+
+/* The tiles that pack the least, of those that are enough in number. They depend on m, n and k
+ * alone. Returns their number. */
 static uint32_t choose_tiles(struct product *p) {
     const lisa_gemm *op = p->op;
-    double wanted = 2.0 * op->m * op->n * op->k / TILE_FLOPS;
-    if (wanted > MAX_TILES)
-        wanted = MAX_TILES;
-    p->tile_m = LISA_BLAS_MAX_M;
-    p->tile_n = LISA_BLAS_MAX_N;
-    for (;;) {
-        p->n_rows = even_out(op->m, &p->tile_m);
-        uint32_t n_columns = even_out(op->n, &p->tile_n);
-        if (p->n_rows * (double)n_columns >= wanted)
-            return p->n_rows * n_columns;
-        if (p->tile_m >= p->tile_n && p->tile_m >= 2 * LEAST_TILE)
-            p->tile_m = round_up(p->tile_m / 2, 16);
-        else if (p->tile_n >= 2 * LEAST_TILE)
-            p->tile_n = round_up(p->tile_n / 2, 16);
-        else
-            return p->n_rows * n_columns;
+    const uint32_t wanted = wanted_tiles(op);
+    const uint32_t least_rows = ceil_div(op->m, LISA_BLAS_MAX_M);
+    const uint32_t least_columns = ceil_div(op->n, LISA_BLAS_MAX_N);
+    double least = INFINITY;
+    for (uint32_t rows = least_rows; rows <= least_rows + wanted; rows++) {
+        uint32_t columns = ceil_div(wanted, rows);
+        columns = columns > least_columns ? columns : least_columns;
+        double packed = (double)columns * op->m + (double)rows * op->n;
+        if (packed < least) {
+            least = packed;
+            p->tile_m = round_up(ceil_div(op->m, rows), 16);
+            p->tile_n = round_up(ceil_div(op->n, columns), 16);
+        }
     }
+    p->n_rows = ceil_div(op->m, p->tile_m);
+    return p->n_rows * ceil_div(op->n, p->tile_n);
 }
 
 /* Points part's B at block [k0, k0 + part->k) x [j0, j0 + part->n), as floats. */
@@ -72,16 +74,19 @@ static void take_b(const struct product *p, struct lisa__sgemm *part, uint32_t j
                               n_columns);
 }
 
-/* The tile's sum over k, block by block. */
+/* The tile's sum over k in blocks, so that a block of a 16-bit B, widened, is no larger than the
+ * scratch; a B of floats has the same blocks and so gives the same bits. */
 static void sum_blocks(const struct product *p, struct lisa__sgemm *part, uint32_t i0, uint32_t j0,
                        uint32_t thread) {
     const lisa_gemm *op = p->op;
     const float *a = op->a;
-    uint32_t n_blocks = op->k > 0 ? (uint32_t)lisa__ceil_div(op->k, MAX_K) : 1;
-    uint32_t block = round_up((uint32_t)lisa__ceil_div(op->k, n_blocks), 16);
+    /* Blocks begin at multiples of 16, so one may be longer than the mean by as much. */
+    const uint32_t most = (uint32_t)(LISA_CPU_SCRATCH / p->tile_n) - 16;
+    const uint32_t n_blocks = op->k > 0 ? ceil_div(op->k, most) : 1;
     for (uint32_t l = 0; l < n_blocks; l++) {
-        uint32_t k0 = l * block;
-        part->k = (uint32_t)lisa__min(block, op->k - k0);
+        uint32_t k0 = (uint32_t)((uint64_t)op->k * l / n_blocks / 16 * 16);
+        uint32_t k1 = (uint32_t)((uint64_t)op->k * (l + 1) / n_blocks / 16 * 16);
+        part->k = (l + 1 < n_blocks ? k1 : op->k) - k0;
         part->beta = l == 0 ? (float)op->beta : 1.0f;
         part->a = a + (op->trans_a ? k0 * op->lda + i0 : i0 * op->lda + k0);
         take_b(p, part, j0, k0, lisa__cpu_scratch(p->cpu, thread));
