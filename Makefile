@@ -164,13 +164,15 @@ $(B)/obj/examples/%.o: examples/%.cc $(B)/flags
 	$(call say,CXX)$(CXX) -Iinclude $(CPPFLAGS) $(example_cxxflags) -MMD -MP -c -o $@ $<
 
 # Debian's libjansson.a is not position independent where it names stdin; its one use compares a
-# stream that the library never passes, so the name is given to an object of its own.
+# stream that the library never passes, so the name is given to an object of its own. Its malloc is
+# ours, which notices failures that jansson does not report.
 $(B)/third/jansson.o: $(B)/flags
 	@mkdir -p $(@D)
 	@test -e '$(jansson_archive)' || { echo 'libjansson.a not found: install libjansson-dev, or' \
 	    'use SYSTEM_LIBS=1' >&2; exit 1; }
 	$(call say,LD)$(CC) -r -nostdlib -o $@ -Wl,--whole-archive $(jansson_archive) \
-	    -Wl,--no-whole-archive && $(OBJCOPY) --redefine-sym stdin=lisa__jansson_stdin $@ && \
+	    -Wl,--no-whole-archive && $(OBJCOPY) --redefine-sym stdin=lisa__jansson_stdin \
+	        --redefine-sym malloc=lisa__json_malloc $@ && \
 	    echo 'void *lisa__jansson_stdin;' | \
 	    $(CC) -fPIC -fvisibility=hidden -x c -c -o $(@D)/stdin.o - && \
 	    $(CC) -r -nostdlib -o $@.tmp $@ $(@D)/stdin.o && mv $@.tmp $@
@@ -258,17 +260,18 @@ check-now: $(fast_tests) all
 check-slow-now: $(slow_tests) all
 	@$(run_tests) $(slow_tests) $(slow_scripts) $(has_slow_python)
 
-# The compiled tests alone: what makes sense under a sanitizer or valgrind.
-check-binaries: $(fast_tests)
-	@$(run_tests) $(fast_tests)
+# The compiled tests and examples alone: what makes sense under a sanitizer.
+check-binaries: $(fast_tests) $(example_programs)
+	@$(run_tests) $(fast_tests) tests/install/test_examples.sh
 
 demo:
 	@.ci/packages python3-venv
 	@+$(MAKE) --no-print-directory $(parallel) all
 	@BUILD='$(abspath $(B))' examples/demo/run.sh
 
+asan ubsan tsan: export CK_TIMEOUT_MULTIPLIER = 10
 asan ubsan tsan:
-	@$(MAKE) VARIANT=$@ check-binaries
+	@+$(MAKE) --no-print-directory $(parallel) VARIANT=$@ check-binaries
 
 valgrind: $(fast_tests)
 	@CK_FORK=no CK_EXCLUDE_TAGS=signal CK_TIMEOUT_MULTIPLIER=60 WRAPPER='valgrind -q \
