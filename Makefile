@@ -166,7 +166,7 @@ $(B)/obj/examples/%.o: examples/%.cc $(B)/flags
 # Debian's libjansson.a is not position independent where it names stdin; its one use compares a
 # stream that the library never passes, so the name is given to an object of its own. Its malloc is
 # ours, which notices failures that jansson does not report.
-$(B)/third/jansson.o: $(B)/flags
+$(B)/third/jansson.o: $(B)/flags Makefile
 	@mkdir -p $(@D)
 	@test -e '$(jansson_archive)' || { echo 'libjansson.a not found: install libjansson-dev, or' \
 	    'use SYSTEM_LIBS=1' >&2; exit 1; }
@@ -179,7 +179,7 @@ $(B)/third/jansson.o: $(B)/flags
 
 $(filter $(B)/obj/liblisa/backend/cpu/%,$(lib_objects)): $(blas_mk)
 
-$(B)/third/blas.o: $(B)/flags $(blas_mk)
+$(B)/third/blas.o: $(B)/flags $(blas_mk) Makefile
 	@mkdir -p $(@D)
 	@test -e '$(BLAS_ARCHIVE)' || { echo '$(BLAS_ARCHIVE) not found: install' \
 	    'libopenblas-serial-dev, or use BLAS=system' >&2; exit 1; }
