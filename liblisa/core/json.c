@@ -1,7 +1,29 @@
 #include "core/json.h"
 
 #include <float.h>
+#include <stdlib.h>
 #include <string.h>
+
+void *(*lisa__json_allocate)(size_t bytes) = malloc;
+
+static _Thread_local int lacked_memory;
+
+void *lisa__json_malloc(size_t bytes) {
+    void *ptr = lisa__json_allocate(bytes);
+    lacked_memory |= ptr == NULL;
+    return ptr;
+}
+
+static json_t *parse(const char *text, size_t n, size_t flags, json_error_t *error) {
+    *error = (json_error_t){.text = ""};
+    lacked_memory = 0;
+    json_t *value = json_loadb(text, n, JSON_REJECT_DUPLICATES | flags, error);
+    if (!lacked_memory)
+        return value;
+    json_decref(value);
+    *error = (json_error_t){.text = ""};
+    return NULL;
+}
 
 /* jansson says "out of memory" in several ways, one of which is to say nothing. */
 static lisa_status parse_failure(const json_error_t *error, const char *file, uint64_t at) {
@@ -12,8 +34,8 @@ static lisa_status parse_failure(const json_error_t *error, const char *file, ui
 }
 
 lisa_status lisa__json_parse(json_t **out, const char *text, uint64_t n, const char *file) {
-    json_error_t error = {.text = ""};
-    *out = json_loadb(text, (size_t)n, JSON_REJECT_DUPLICATES, &error);
+    json_error_t error;
+    *out = parse(text, (size_t)n, 0, &error);
     return *out == NULL ? parse_failure(&error, file, 0) : LISA_OK;
 }
 
@@ -38,11 +60,11 @@ static lisa_status expect(struct lisa__json_walk *walk, char wanted) {
 
 /* Parses one value out of the next max_bytes bytes. */
 static lisa_status take_value(struct lisa__json_walk *walk, uint64_t max_bytes, json_t **value) {
-    json_error_t error = {.text = ""};
+    json_error_t error;
     const uint64_t left = walk->end - walk->at;
     const uint64_t window = left < max_bytes ? left : max_bytes;
-    *value = json_loadb(walk->text + walk->at, (size_t)window,
-                        JSON_REJECT_DUPLICATES | JSON_DECODE_ANY | JSON_DISABLE_EOF_CHECK, &error);
+    *value = parse(walk->text + walk->at, (size_t)window, JSON_DECODE_ANY | JSON_DISABLE_EOF_CHECK,
+                   &error);
     if (*value == NULL && window < left &&
         json_error_code(&error) == json_error_premature_end_of_input)
         return lisa__fail(LISA_E_FORMAT,

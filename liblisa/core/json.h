@@ -7,6 +7,14 @@
 
 #include <jansson.h>
 
+/* What a private copy of jansson calls in malloc's place: jansson itself does not always tell a
+ * lack of memory from a fault in the text, and may even drop a character. With a shared jansson
+ * nobody calls it, and such a lack may be taken for LISA_E_FORMAT. */
+void *lisa__json_malloc(size_t bytes);
+
+/* malloc, unless a test has put its own there. */
+extern void *(*lisa__json_allocate)(size_t bytes);
+
 /* Parses a whole text; duplicate keys are refused. The caller gives *out up with json_decref. A
  * tree takes up to about 80 bytes per byte of text: the caller bounds n. */
 lisa_status lisa__json_parse(json_t **out, const char *text, uint64_t n, const char *file);

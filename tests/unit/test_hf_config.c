@@ -1,6 +1,7 @@
 #include "check_main.h"
 #include "files.h"
 
+#include "core/json.h"
 #include "formats/hf_config.h"
 #include "model/family.h"
 
@@ -371,6 +372,33 @@ START_TEST(survives_every_failing_call) {
 }
 END_TEST
 
+static uint64_t n_allocs, fail_alloc_at;
+static int fail_allocs_for_ever;
+
+static void *allocate(size_t bytes) {
+    n_allocs++;
+    const int due = n_allocs == fail_alloc_at || (fail_allocs_for_ever && n_allocs > fail_alloc_at);
+    return due ? NULL : malloc(bytes);
+}
+
+START_TEST(survives_every_failing_allocation) {
+    lisa_status status;
+    fail_alloc_at = 0;
+    fail_allocs_for_ever = _i;
+    put_text("config.json", LLAMA ",\"architectures\":[\"LlamaForCausalLM\"],\"mine\":{}}");
+    lisa__json_allocate = allocate;
+    do {
+        n_allocs = 0;
+        fail_alloc_at++;
+        status = lisa__hf_config_read(&config, fresh_context(), test_dir);
+        ck_assert_int_eq(status, n_allocs >= fail_alloc_at ? LISA_E_NOMEM : LISA_OK);
+    } while (status != LISA_OK);
+    lisa__json_allocate = malloc;
+    /* A shared jansson calls its own malloc, and then there was nothing to fail. */
+    ck_assert(fail_alloc_at > 20 || n_allocs == 0);
+}
+END_TEST
+
 static Suite *make_suite(void) {
     Suite *suite = suite_create("hf_config");
     TCase *tests = tcase_create("hf_config");
@@ -391,6 +419,7 @@ static Suite *make_suite(void) {
     tcase_add_test(tests, writes_the_description_where_the_source_is_gone);
     tcase_add_test(tests, refuses_what_llama_cannot_say);
     tcase_add_loop_test(tests, survives_every_failing_call, 0, 2);
+    tcase_add_loop_test(tests, survives_every_failing_allocation, 0, 2);
     suite_add_tcase(suite, tests);
     return suite;
 }
