@@ -31,7 +31,7 @@ typedef struct lisa_optimizer_options {
     double lr;           /* default 1e-5; see lisa_optimizer_set_lr */
     double beta1;        /* default 0.9 */
     double beta2;        /* default 0.999 */
-    double eps;          /* default 1e-8 */
+    double eps;          /* default 1e-8; above 0 */
     double weight_decay; /* default 0; never on norms, biases and embeddings */
     double max_grad_norm; /* default 0: no clipping; else torch's clip_grad_norm_ over active groups */
     uint64_t seed;       /* of stochastic rounding */

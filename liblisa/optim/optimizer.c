@@ -2,6 +2,7 @@
 
 #include "core/dtype.h"
 
+#include <float.h>
 #include <math.h>
 #include <string.h>
 
@@ -14,7 +15,8 @@ lisa_status lisa__optimizer_check(const lisa_optimizer_options *o,
         {"lr", o->lr, 0, INFINITY},
         {"beta1", o->beta1, 0, 1},
         {"beta2", o->beta2, 0, 1},
-        {"eps", o->eps, 0, INFINITY},
+        /* Where a token never was, m = v = 0: without eps the update would be 0 / 0. */
+        {"eps", o->eps, FLT_MIN, INFINITY},
         {"weight_decay", o->weight_decay, 0, INFINITY},
         {"max_grad_norm", o->max_grad_norm, 0, INFINITY},
         {"state_policy", o->state_policy, LISA_STATE_DROP, LISA_STATE_OFFLOAD + 1},

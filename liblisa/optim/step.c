@@ -73,15 +73,21 @@ static void fill_stats(const lisa_optimizer *o, double weight_sum, lisa_step_sta
         stats->n_active_layers += o->groups[1 + l].active;
 }
 
+/* As the backend will round it. */
+static double in_real(const lisa_optimizer *o, double x) {
+    return o->model->be->ops->real_dtype == LISA_DTYPE_F64 ? x : (float)x;
+}
+
 /* The window's sum of target weights: this process's, or what a host's all-reduce made of it. */
 static lisa_status window_weight(const lisa_optimizer *o, double *out) {
     const lisa_model *m = o->model;
     double real;
     LISA_TRY(m->be->ops->download(m->be, &real, o->memory.gradients, m->real_size));
     *out = lisa__load(&real, m->be->ops->real_dtype, 0);
-    if (!isfinite(*out) || *out < 0)
+    if (!isfinite(*out) || *out < 0 || (*out > 0 && !isfinite(in_real(o, 1 / *out))))
         return lisa__fail(LISA_E_NONFINITE,
-                          "the window's sum of target weights is %g, expected finite and >= 0",
+                          "the window's sum of target weights is %g, expected 0 or a number that "
+                          "gradients can be divided by",
                           *out);
     return LISA_OK;
 }

@@ -129,6 +129,26 @@ START_TEST(test_no_label_is_scored) {
 }
 END_TEST
 
+/* Target weights whose sum is positive and yet nothing to divide by. */
+START_TEST(test_vanishing_weights) {
+    size_t n = 0;
+    float weights[22];
+    for (int i = 0; i < 22; i++)
+        weights[i] = 1e-42f;
+    rig_random_batch(&r, 2, 11, 1);
+    OK(lisa_batch_set_weights(r.batch, weights));
+    double *before = rig_snapshot(&r, &n);
+    FAILS(LISA_E_NONFINITE, "sum of target weights",
+          lisa_train_step(r.model, NULL, r.optimizer, r.batch, 0, NULL));
+    double *after = rig_snapshot(&r, &n);
+    ck_assert_mem_eq(before, after, n * sizeof *before);
+    OK(lisa_batch_set_weights(r.batch, NULL));
+    OK(lisa_train_step(r.model, NULL, r.optimizer, r.batch, 0, NULL));
+    free(before);
+    free(after);
+}
+END_TEST
+
 /* A finite weight so large that the forward overflows: the loss is said to be non-finite, and
  * weights, moments and steps stay. */
 START_TEST(test_nonfinite_loss) {
@@ -244,6 +264,9 @@ START_TEST(test_options) {
     o.lr = NAN;
     FAILS(LISA_E_INVAL, "lr", lisa_optimizer_create(&optimizer, r.model, &o));
     OK(lisa_optimizer_options_init(&o, sizeof o));
+    o.eps = 0;
+    FAILS(LISA_E_INVAL, "eps", lisa_optimizer_create(&optimizer, r.model, &o));
+    OK(lisa_optimizer_options_init(&o, sizeof o));
     o.max_active_layers = 4;
     FAILS(LISA_E_INVAL, "max_active_layers", lisa_optimizer_create(&optimizer, r.model, &o));
     OK(lisa_optimizer_options_init(&o, sizeof o));
@@ -351,6 +374,7 @@ static Suite *make_suite(void) {
     tcase_add_test(tcase, test_order_of_calls);
     tcase_add_test(tcase, test_masks);
     tcase_add_test(tcase, test_no_label_is_scored);
+    tcase_add_test(tcase, test_vanishing_weights);
     tcase_add_test(tcase, test_nonfinite_loss);
     tcase_add_test(tcase, test_nan_in_a_file);
     tcase_add_test(tcase, test_interrupted_everywhere);
