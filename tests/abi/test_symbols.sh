@@ -50,6 +50,7 @@ polite() {
 }
 check "the library's objects are polite" polite
 
+# state.txt lists the places into which tests put their own (I/O, JSON memory); nobody else writes.
 # .data.rel.ro is constant once loaded, .tbss and .tdata are per thread.
 no_writable_data() {
     find "$BUILD/obj/liblisa" -name '*.o' -exec objdump -t {} + |
