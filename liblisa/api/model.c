@@ -159,6 +159,7 @@ lisa_status lisa_model_tensor_read(lisa_model *model, uint32_t index, void *data
     LISA_REQUIRE(model);
     LISA_REQUIRE(data);
     LISA_TRY(check_transfer(model, index, dtype, n_elements));
+    LISA_TRY(lisa__model_check(model));
     return lisa__tensor_get(model, index, 0, n_elements, data, dtype);
 }
 
@@ -177,6 +178,7 @@ lisa_status lisa_model_weight_norm(lisa_model *model, uint32_t group, double *no
         return lisa__fail(LISA_E_INVAL, "group %u, the model's last is %u", group,
                           model->config.n_layers + 1);
     double sum = 0;
+    LISA_TRY(lisa__model_check(model));
     LISA_TRY(lisa__group_sum_squares(model, group, &sum));
     *norm = sqrt(sum);
     return LISA_OK;

@@ -38,6 +38,15 @@ static lisa_status apply_sampler(const lisa_sampler *sampler, lisa_optimizer *op
     return lisa__optimizer_apply_mask(optimizer, mask, n_groups, swapped);
 }
 
+/* A step that was cancelled keeps its window, for the host to try again; a train_step that is tried
+ * again has a window of its own. */
+static lisa_status step_or_void(lisa_optimizer *optimizer, lisa_step_stats *stats) {
+    const lisa_status status = lisa__optimizer_step(optimizer, stats);
+    if (status != LISA_OK)
+        (void)lisa__optimizer_void(optimizer);
+    return status;
+}
+
 lisa_status lisa_train_step(lisa_model *model, const lisa_sampler *sampler,
                             lisa_optimizer *optimizer, lisa_batch *batch, uint64_t step,
                             lisa_step_stats *stats) {
@@ -50,11 +59,13 @@ lisa_status lisa_train_step(lisa_model *model, const lisa_sampler *sampler,
     uint32_t swapped = 0;
     if (stats != NULL)
         LISA_TRY(lisa__options_read(&own, sizeof own, sizeof own, stats, "lisa_step_stats"));
+    /* Refused before a mask comes into force. */
+    LISA_TRY(lisa__forward_check(model, batch));
     if (sampler != NULL)
         LISA_TRY(apply_sampler(sampler, optimizer, step, &swapped));
     LISA_TRY(lisa_forward(model, batch, NULL));
     LISA_TRY(lisa_backward(model, batch));
-    LISA_TRY(lisa__optimizer_step(optimizer, &own));
+    LISA_TRY(step_or_void(optimizer, &own));
     own.swapped = swapped;
     return stats == NULL
                ? LISA_OK

@@ -200,6 +200,7 @@ static lisa_status check_finite(const lisa_model *model, uint32_t index, const v
 
 lisa_status lisa__tensor_put(lisa_model *model, uint32_t index, const void *data, uint32_t dtype) {
     const uint64_t n = model->descs[index].n_elements;
+    LISA_TRY(lisa__model_check(model));
     LISA_TRY(check_finite(model, index, data, dtype));
     const uint32_t group = model->descs[index].group;
     const uint32_t part = group == 0                        ? LISA__PART_EMBEDDING

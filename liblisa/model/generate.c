@@ -123,8 +123,7 @@ lisa_status lisa__generate(lisa_model *model, const int32_t *prompt, uint32_t n_
                            uint32_t *n_tokens) {
     *n_tokens = 0;
     LISA_TRY(check_prompt(model, prompt, n_prompt, options));
-    if (model->files != NULL)
-        LISA_TRY(lisa__weights_check(model->files));
+    LISA_TRY(lisa__model_check(model));
     const struct lisa__activations_shape shape = lisa__generation_shape(
         &model->config, model->real_size, n_prompt, n_prompt + options->max_new_tokens);
     struct generation g = {

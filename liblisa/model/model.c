@@ -252,6 +252,13 @@ void lisa__model_release(lisa_model *model) {
     lisa__context_release(context);
 }
 
+lisa_status lisa__model_check(const lisa_model *model) {
+    for (uint32_t i = 0; i < model->n_tensors; i++)
+        if (model->descs[i].mapped)
+            return lisa__weights_check(model->files);
+    return LISA_OK;
+}
+
 static void layout_homes(struct lisa__layout *layout, lisa_model *model, void **homes,
                          uint32_t part) {
     uint32_t first, last;

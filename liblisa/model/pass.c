@@ -67,7 +67,13 @@ static lisa_status check_ready(const lisa_model *model, const lisa_batch *b) {
         return lisa__fail(LISA_E_INVAL, "batch: belongs to another model");
     if (b->rows.batch == 0)
         return lisa__fail(LISA_E_STATE, "batch: no tokens yet, call lisa_batch_set first");
-    return model->files != NULL ? lisa__weights_check(model->files) : LISA_OK;
+    return lisa__model_check(model);
+}
+
+lisa_status lisa__forward_check(const lisa_model *model, const lisa_batch *b) {
+    if (b->inference_only)
+        return lisa__fail(LISA_E_STATE, "batch: made with inference_only, for evaluate alone");
+    return check_ready(model, b);
 }
 
 static lisa_status upload_rows(const struct lisa__run *run, const struct lisa__rows *r) {
@@ -117,9 +123,7 @@ static lisa_status sum_loss(const struct lisa__run *run, const lisa_batch *b,
 }
 
 lisa_status lisa__forward(lisa_model *model, lisa_batch *b, struct lisa__loss *loss) {
-    if (b->inference_only)
-        return lisa__fail(LISA_E_STATE, "batch: made with inference_only, for evaluate alone");
-    LISA_TRY(check_ready(model, b));
+    LISA_TRY(lisa__forward_check(model, b));
     b->forwarded = 0;
     const struct lisa__run run = run_of(model, b, &b->activations);
     LISA_TRY(upload_rows(&run, &b->rows));

@@ -29,6 +29,9 @@ lisa_status lisa__batch_create(lisa_batch **out, lisa_model *model, uint32_t max
                                uint32_t max_tokens, const lisa_batch_options *options);
 void lisa__batch_release(lisa_batch *batch);
 
+/* Whether lisa__forward may begin. */
+lisa_status lisa__forward_check(const lisa_model *model, const lisa_batch *batch);
+
 /* loss may be NULL: then the head is left to backward. */
 lisa_status lisa__forward(lisa_model *model, lisa_batch *batch, struct lisa__loss *loss);
 

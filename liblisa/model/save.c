@@ -40,6 +40,7 @@ static lisa_status save_tensors(lisa_model *model, const char *directory,
 lisa_status lisa__model_save(lisa_model *model, const char *directory,
                              const lisa_save_options *options) {
     lisa_status status;
+    LISA_TRY(lisa__model_check(model));
     const uint64_t bytes = model->n_tensors * sizeof(struct lisa__write_tensor);
     struct lisa__write_tensor *written =
         lisa__alloc(model->context, LISA_MEM_HANDLES, bytes, &status);

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 static rig r;
 static rig_spec spec;
@@ -103,6 +104,30 @@ START_TEST(test_masks) {
     OK(lisa_optimizer_get_mask(r.optimizer, after, 5));
     ck_assert_mem_eq(before, after, 5);
     OK(lisa_optimizer_step(r.optimizer, NULL));
+}
+END_TEST
+
+/* What a train step can refuse it refuses before its mask comes into force. */
+START_TEST(test_train_step_refuses_first) {
+    lisa_sampler *sampler = NULL;
+    lisa_sampler_options o;
+    uint8_t before[5], after[5];
+    OK(lisa_sampler_options_init(&o, sizeof o));
+    o.n_layers = 3;
+    o.n_active = 1;
+    OK(lisa_sampler_create(&sampler, &o));
+    OK(lisa_optimizer_get_mask(r.optimizer, before, 5));
+    FAILS(LISA_E_STATE, "no tokens",
+          lisa_train_step(r.model, sampler, r.optimizer, r.batch, 0, NULL));
+    OK(lisa_optimizer_get_mask(r.optimizer, after, 5));
+    ck_assert_mem_eq(before, after, 5);
+    lisa_sampler_destroy(sampler);
+    o.n_layers = 4;
+    OK(lisa_sampler_create(&sampler, &o));
+    rig_random_batch(&r, 2, 11, 1);
+    FAILS(LISA_E_INVAL, "6 groups",
+          lisa_train_step(r.model, sampler, r.optimizer, r.batch, 0, NULL));
+    lisa_sampler_destroy(sampler);
 }
 END_TEST
 
@@ -205,6 +230,48 @@ START_TEST(test_nan_in_a_file) {
 }
 END_TEST
 
+/* A mapped file that shrinks: every call that would touch it says so, before anything changes. */
+START_TEST(test_truncated_while_mapped) {
+    char directory[] = "/var/tmp/lisa-cut-XXXXXX", path[64], out[64], command[64];
+    rig mapped;
+    uint8_t before[5], after[5];
+    const uint8_t other[5] = {1, 0, 0, 1, 1};
+    const lisa_tensor_info info = rig_tensor(&r, 0);
+    double *values = rig_read(&r, 0), norm;
+    int32_t token = 1;
+    uint32_t n_tokens = 0;
+    ck_assert_ptr_nonnull(mkdtemp(directory));
+    snprintf(path, sizeof path, "%s/model.safetensors", directory);
+    snprintf(out, sizeof out, "%s/out", directory);
+    snprintf(command, sizeof command, "rm -rf %s", directory);
+    OK(lisa_model_save(r.model, directory, NULL));
+    spec.directory = directory;
+    rig_make(&mapped, &spec);
+    rig_random_batch(&mapped, 2, 11, 1);
+    OK(lisa_optimizer_get_mask(mapped.optimizer, before, 5));
+    ck_assert_int_eq(truncate(path, 100), 0);
+    lisa_model *model = mapped.model;
+    FAILS(LISA_E_IO, path, lisa_train_step(model, NULL, mapped.optimizer, mapped.batch, 0, NULL));
+    FAILS(LISA_E_IO, path, lisa_optimizer_apply_mask(mapped.optimizer, other, 5));
+    FAILS(LISA_E_IO, path, lisa_model_evaluate(model, mapped.batch, NULL, NULL, NULL));
+    lisa_generate_options one;
+    OK(lisa_generate_options_init(&one, sizeof one));
+    one.max_new_tokens = 1;
+    FAILS(LISA_E_IO, path, lisa_model_generate(model, &token, 1, &one, &token, &n_tokens));
+    FAILS(LISA_E_IO, path,
+          lisa_model_tensor_read(model, 0, values, LISA_DTYPE_F64, info.n_elements));
+    FAILS(LISA_E_IO, path,
+          lisa_model_tensor_write(model, 0, values, LISA_DTYPE_F64, info.n_elements));
+    FAILS(LISA_E_IO, path, lisa_model_weight_norm(model, 1, &norm));
+    FAILS(LISA_E_IO, path, lisa_model_save(model, out, NULL));
+    OK(lisa_optimizer_get_mask(mapped.optimizer, after, 5));
+    ck_assert_mem_eq(before, after, 5);
+    rig_destroy(&mapped);
+    free(values);
+    ck_assert_int_eq(system(command), 0);
+}
+END_TEST
+
 static struct { uint64_t n_polls, stop_at; } host;
 
 static int32_t interrupt(void *user) {
@@ -238,7 +305,6 @@ START_TEST(test_interrupted_everywhere) {
         host.stop_at = 0;
         double *after = rig_snapshot(&stopped, &n);
         ck_assert_mem_eq(before, after, n * sizeof *before);
-        OK(lisa_optimizer_discard(stopped.optimizer));
         OK(lisa_train_step(stopped.model, NULL, stopped.optimizer, stopped.batch, 0, NULL));
         free(after);
         after = rig_snapshot(&stopped, &n);
@@ -373,10 +439,12 @@ static Suite *make_suite(void) {
     tcase_add_test(tcase, test_batch_arguments);
     tcase_add_test(tcase, test_order_of_calls);
     tcase_add_test(tcase, test_masks);
+    tcase_add_test(tcase, test_train_step_refuses_first);
     tcase_add_test(tcase, test_no_label_is_scored);
     tcase_add_test(tcase, test_vanishing_weights);
     tcase_add_test(tcase, test_nonfinite_loss);
     tcase_add_test(tcase, test_nan_in_a_file);
+    tcase_add_test(tcase, test_truncated_while_mapped);
     tcase_add_test(tcase, test_interrupted_everywhere);
     tcase_add_test(tcase, test_options);
     tcase_add_test(tcase, test_context_options);
