@@ -1,0 +1,17 @@
+#!/bin/bash
+# Makes build/oracle: Debian's PyTorch with a transformers of its time, for the slow tests.
+# Prints the Python to use. Usage: LISA_ORACLE_PYTHON=$(tests/slow/setup.sh) make check-slow
+set -eu
+cd "$(dirname "$0")/../.."
+venv=$PWD/build/oracle
+packages="transformers==4.40.2 tokenizers<0.20 safetensors<1 huggingface_hub<0.25"
+
+.ci/packages python3-venv python3-torch >&2
+if ! cmp -s <(echo "$packages") "$venv/packages"; then
+    # Debian's PyTorch is for Debian's own Python.
+    /usr/bin/python3 -m venv --clear --system-site-packages "$venv"
+    # shellcheck disable=SC2086
+    "$venv/bin/python" -m pip --disable-pip-version-check --no-input install -q $packages >&2
+    echo "$packages" >"$venv/packages"
+fi
+echo "$venv/bin/python"
