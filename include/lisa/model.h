@@ -114,7 +114,8 @@ LISA_API lisa_status lisa_save_options_init(lisa_save_options *options, size_t s
 
 /* Writes a Hugging Face directory: config.json, safetensors, and every other small file of the
  * directory the model came from (tokenizer, templates, generation config). 16-bit weights are their
- * masters rounded to nearest. DIRECTORY is made if need be; files appear whole or not at all.
+ * masters rounded to nearest. DIRECTORY is made if need be, and may be the one that the model came
+ * from; files appear whole or not at all. LISA_E_NONFINITE where options->dtype cannot hold a weight.
  * options may be NULL. */
 LISA_API lisa_status lisa_model_save(lisa_model *model, const char *directory,
                                      const lisa_save_options *options);
@@ -140,7 +141,10 @@ LISA_API lisa_status lisa_model_tensor_find(const lisa_model *model, const char 
                                             uint32_t *index);
 
 /* Copies a tensor's n_elements values out, or in, converted from or to `dtype` (F32 or F64).
- * A write replaces the fp32 master too; non-finite values are LISA_E_NONFINITE. */
+ * A read gives the weight that a save would write, not its fp32 master; a write replaces both.
+ * Non-finite values are LISA_E_NONFINITE. The first write to a tensor that lies in a mapped file
+ * reserves private memory for all such tensors of the embedding, of the layers, or of the head,
+ * whichever it is one of, as an optimizer would: LISA_E_BUDGET or LISA_E_NOMEM where there is none. */
 LISA_API lisa_status lisa_model_tensor_read(lisa_model *model, uint32_t index, void *data,
                                             uint32_t dtype, uint64_t n_elements);
 LISA_API lisa_status lisa_model_tensor_write(lisa_model *model, uint32_t index, const void *data,
@@ -160,7 +164,8 @@ LISA_API lisa_status lisa_model_evaluate(lisa_model *model, lisa_batch *batch, d
 LISA_API lisa_status lisa_model_logits(lisa_model *model, lisa_batch *batch, void *logits,
                                        uint32_t dtype, uint64_t n_elements);
 
-/* Called with each new token; non-zero ends the generation there. */
+/* Called with each new token, a stop token included; non-zero ends the generation there. Must not
+ * call back into the same context. */
 typedef int32_t (*lisa_token_fn)(void *user, int32_t token);
 
 typedef struct lisa_generate_options {
@@ -174,9 +179,10 @@ typedef struct lisa_generate_options {
 
 LISA_API lisa_status lisa_generate_options_init(lisa_generate_options *options, size_t struct_size);
 
-/* Greedy continuation of `prompt` [n_prompt] with a KV cache. Writes up to max_new_tokens to
- * `tokens`, a stop token included, and their number to *n_tokens. n_prompt + max_new_tokens must
- * not exceed max_positions. */
+/* Greedy continuation of `prompt` [n_prompt] with a KV cache; options may be NULL. Writes up to
+ * max_new_tokens to `tokens`, a stop token included, and their number to *n_tokens, on failure those
+ * made before it. n_prompt + max_new_tokens must not exceed max_positions. Touches no gradients or
+ * saved activations: may be called at any time. */
 LISA_API lisa_status lisa_model_generate(lisa_model *model, const int32_t *prompt, uint32_t n_prompt,
                                          const lisa_generate_options *options, int32_t *tokens,
                                          uint32_t *n_tokens);

@@ -198,19 +198,22 @@ static lisa_status check_finite(const lisa_model *model, uint32_t index, const v
     return LISA_OK;
 }
 
-lisa_status lisa__tensor_put(lisa_model *model, uint32_t index, const void *data, uint32_t dtype) {
-    const uint64_t n = model->descs[index].n_elements;
-    LISA_TRY(lisa__model_check(model));
-    LISA_TRY(check_finite(model, index, data, dtype));
-    const uint32_t group = model->descs[index].group;
+/* Moves a group out of the files. */
+static lisa_status make_writable(lisa_model *model, uint32_t group) {
     const uint32_t part = group == 0                        ? LISA__PART_EMBEDDING
                           : group <= model->config.n_layers ? LISA__PART_LAYERS
                                                             : LISA__PART_HEAD;
     LISA_TRY(lisa__model_reserve(model, part));
-    LISA_TRY(lisa__model_own_group(model, group));
+    return lisa__model_own_group(model, group);
+}
+
+lisa_status lisa__tensor_put(lisa_model *model, uint32_t index, const void *data, uint32_t dtype) {
+    const uint64_t n = model->descs[index].n_elements;
     struct staging s;
+    LISA_TRY(lisa__model_check(model));
+    LISA_TRY(check_finite(model, index, data, dtype));
     LISA_TRY(staging_begin(&s, model->context));
-    lisa_status status = LISA_OK;
+    lisa_status status = make_writable(model, model->descs[index].group);
     for (uint64_t at = 0; at < n && status == LISA_OK; at += CHUNK)
         status = put_chunk(model, index, at, chunk_of(at, n),
                            (const unsigned char *)data + at * lisa__dtype_size(dtype), dtype, &s);

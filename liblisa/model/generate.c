@@ -4,6 +4,7 @@
 #include "core/dtype.h"
 #include "model/fill.h"
 
+#include <math.h>
 #include <string.h>
 
 struct generation {
@@ -36,20 +37,21 @@ static lisa_status choose(struct generation *g, int32_t *token) {
     LISA_TRY(lisa__head_logits(&g->run, 0, 1));
     LISA_TRY(lisa__download_real(g->run.model, g->run.a->logits, vocab, g->logits, LISA_DTYPE_F64));
     uint32_t best = 0;
-    for (uint32_t i = 1; i < vocab; i++)
+    for (uint32_t i = 0; i < vocab; i++) {
+        if (!isfinite(g->logits[i]))
+            return lisa__blame_weights(g->run.model, "a logit");
         if (g->logits[i] > g->logits[best])
             best = i;
-    if (g->logits[best] != g->logits[best] || g->logits[0] != g->logits[0])
-        return lisa__blame_weights(g->run.model, "a logit");
+    }
     *token = (int32_t)best;
     return LISA_OK;
 }
 
 static int ends(const lisa_generate_options *options, int32_t token) {
+    int end = options->on_token != NULL && options->on_token(options->on_token_user, token) != 0;
     for (uint32_t i = 0; i < options->n_stop_tokens; i++)
-        if (options->stop_tokens[i] == token)
-            return 1;
-    return options->on_token != NULL && options->on_token(options->on_token_user, token) != 0;
+        end |= options->stop_tokens[i] == token;
+    return end;
 }
 
 static lisa_status generate(struct generation *g, const int32_t *prompt, uint32_t n_prompt,

@@ -3,6 +3,8 @@
 #include "formats/writer.h"
 #include "model/model.h"
 
+#include <math.h>
+
 /* Hugging Face's own default. */
 static const uint64_t DEFAULT_SHARD_BYTES = UINT64_C(5000000000);
 
@@ -11,10 +13,24 @@ struct source {
     const struct lisa__write_tensor *written;
 };
 
+/* A narrower type may not hold a weight: the file would have an infinity that the model has not. */
+static lisa_status check_narrowed(const struct source *s, uint32_t index, const void *values,
+                                  uint64_t n) {
+    const uint32_t dtype = s->written[index].dtype;
+    if (dtype == s->model->descs[index].dtype)
+        return LISA_OK;
+    for (uint64_t i = 0; i < n; i++)
+        if (!isfinite(lisa__load(values, dtype, i)))
+            return lisa__fail(LISA_E_NONFINITE, "tensor \"%s\": a value is not finite as %s",
+                              s->written[index].name, lisa_dtype_name(dtype));
+    return LISA_OK;
+}
+
 static lisa_status deliver(void *user, uint32_t index, uint64_t begin, uint64_t n, void *dst) {
     const struct source *s = user;
     LISA_TRY(lisa__poll(s->model->context));
-    return lisa__tensor_get(s->model, index, begin, n, dst, s->written[index].dtype);
+    LISA_TRY(lisa__tensor_get(s->model, index, begin, n, dst, s->written[index].dtype));
+    return check_narrowed(s, index, dst, n);
 }
 
 static lisa_status save_tensors(lisa_model *model, const char *directory,
