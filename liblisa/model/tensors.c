@@ -7,24 +7,34 @@
 #include <stdio.h>
 #include <string.h>
 
-static const char *const fields[] = {"n_layers", "d_model", "n_heads",    "n_kv_heads",
-                                     "head_dim", "d_ff",    "vocab_size", "max_positions"};
+/* What no model comes near, and small enough that the bytes of any number of layers, of any plan,
+ * can be added up in 64 bits. */
+enum { MOST_WIDTH = 1 << 22, MOST_ROWS = 1 << 30 };
 
 static lisa_status check_sizes(const lisa_model_config *c) {
-    const uint32_t values[] = {c->n_layers, c->d_model, c->n_heads,    c->n_kv_heads,
-                               c->head_dim, c->d_ff,    c->vocab_size, c->max_positions};
-    for (size_t i = 0; i < sizeof values / sizeof *values; i++)
-        if (values[i] == 0 || values[i] > (1u << 30))
-            return lisa__fail(LISA_E_INVAL, "model config: %s is %u, expected 1 to 2^30", fields[i],
-                              values[i]);
-    if (c->n_layers > LISA_SAMPLER_MAX_LAYERS)
-        return lisa__fail(LISA_E_INVAL, "model config: n_layers is %u, expected at most %u",
-                          c->n_layers, LISA_SAMPLER_MAX_LAYERS);
+    const struct {
+        const char *name;
+        uint32_t value, most;
+    } sizes[] = {
+        {"n_layers", c->n_layers, LISA_SAMPLER_MAX_LAYERS},
+        {"d_model", c->d_model, MOST_WIDTH},
+        {"n_heads", c->n_heads, MOST_WIDTH},
+        {"n_kv_heads", c->n_kv_heads, c->n_heads},
+        {"head_dim", c->head_dim, MOST_WIDTH},
+        {"d_ff", c->d_ff, MOST_WIDTH},
+        {"vocab_size", c->vocab_size, MOST_ROWS},
+        {"max_positions", c->max_positions, MOST_ROWS},
+    };
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
+        if (sizes[i].value == 0 || sizes[i].value > sizes[i].most)
+            return lisa__fail(LISA_E_INVAL, "model config: %s is %u, expected 1 to %u",
+                              sizes[i].name, sizes[i].value, sizes[i].most);
     if (c->n_heads % c->n_kv_heads != 0)
         return lisa__fail(LISA_E_INVAL, "model config: n_kv_heads %u does not divide n_heads %u",
                           c->n_kv_heads, c->n_heads);
-    if ((uint64_t)c->n_heads * c->head_dim > (1u << 30))
-        return lisa__fail(LISA_E_INVAL, "model config: n_heads * head_dim exceeds 2^30");
+    if ((uint64_t)c->n_heads * c->head_dim > MOST_WIDTH)
+        return lisa__fail(LISA_E_INVAL, "model config: n_heads * head_dim exceeds %u",
+                          (unsigned)MOST_WIDTH);
     return LISA_OK;
 }
 

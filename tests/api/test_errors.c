@@ -421,6 +421,9 @@ START_TEST(test_configs_that_are_refused) {
     c.vocab_size = 0;
     FAILS(LISA_E_INVAL, "vocab_size", lisa_model_create(&model, r.context, &c, NULL));
     c = spec.config;
+    c.d_ff = (1u << 22) + 1;
+    FAILS(LISA_E_INVAL, "d_ff", lisa_model_create(&model, r.context, &c, NULL));
+    c = spec.config;
     c.norm_eps = NAN;
     FAILS(LISA_E_INVAL, "norm_eps", lisa_model_create(&model, r.context, &c, NULL));
     c = spec.config;
@@ -428,6 +431,37 @@ START_TEST(test_configs_that_are_refused) {
     FAILS(LISA_E_INVAL, "rope_theta", lisa_model_create(&model, r.context, &c, NULL));
     ck_assert_ptr_null(model);
     FAILS(LISA_E_NOTFOUND, "/nowhere", lisa_model_open(&model, r.context, "/nowhere", NULL));
+}
+END_TEST
+
+/* The largest description that is allowed: sums of bytes that do not wrap around. */
+START_TEST(test_the_largest_plan) {
+    lisa_plan_request request;
+    lisa_plan_report report = {.struct_size = sizeof report};
+    lisa_optimizer_options o;
+    lisa_model_config c = spec.config;
+    c.n_layers = LISA_SAMPLER_MAX_LAYERS;
+    c.d_model = c.d_ff = 1u << 22;
+    c.n_heads = c.n_kv_heads = 1u << 11;
+    c.head_dim = 1u << 11;
+    c.vocab_size = c.max_positions = 1u << 30;
+    c.weights_dtype = LISA_DTYPE_F16;
+    OK(lisa_plan_request_init(&request, sizeof request));
+    request.config = &c;
+    OK(lisa_plan(&request, &report));
+    const uint64_t layer = 7 * (UINT64_C(1) << 44) + 2 * (UINT64_C(1) << 22);
+    const uint64_t all = 4096 * layer + 2 * (UINT64_C(1) << 52) + (UINT64_C(1) << 22);
+    ck_assert_uint_eq(report.n_parameters, all);
+    ck_assert_uint_eq(report.bytes[LISA_MEM_WEIGHTS_MAPPED], 2 * all);
+    OK(lisa_optimizer_options_init(&o, sizeof o));
+    request.optimizer = &o;
+    OK(lisa_plan(&request, &report));
+    ck_assert_uint_eq(report.n_trained, all);
+    ck_assert_uint_eq(report.bytes[LISA_MEM_WEIGHTS_PRIVATE], 2 * all);
+    ck_assert_uint_eq(report.bytes[LISA_MEM_GRADIENTS], 4 * (16 + all));
+    ck_assert_uint_eq(report.bytes[LISA_MEM_MOMENTS], 8 * all);
+    ck_assert_uint_eq(report.bytes[LISA_MEM_LOW_BITS], 4 * all);
+    ck_assert_uint_gt(report.total, 18 * all);
 }
 END_TEST
 
@@ -451,6 +485,7 @@ static Suite *make_suite(void) {
     tcase_add_test(tcase, test_null_arguments);
     tcase_add_loop_test(tcase, test_destroyed_in_any_order, 0, 2);
     tcase_add_test(tcase, test_configs_that_are_refused);
+    tcase_add_test(tcase, test_the_largest_plan);
     suite_add_tcase(suite, tcase);
     return suite;
 }
