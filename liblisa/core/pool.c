@@ -51,7 +51,7 @@ struct lisa__pool {
     uint32_t n;
     _Alignas(CACHE_LINE) _Atomic uint64_t state;
     _Alignas(CACHE_LINE) _Atomic uint64_t next;
-    _Alignas(CACHE_LINE) struct worker workers[];
+    struct worker workers[];
 };
 
 static size_t pool_bytes(uint32_t n_threads) {

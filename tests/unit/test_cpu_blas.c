@@ -8,6 +8,7 @@
 
 #include <check.h>
 #include <dirent.h>
+#include <dlfcn.h>
 #include <math.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -311,6 +312,26 @@ START_TEST(test_environment_is_the_hosts) {
 }
 END_TEST
 
+/* A program that has an OpenBLAS of its own keeps its setting and its products. */
+START_TEST(test_hosts_own_blas_is_left_alone) {
+    void *library = dlopen("libopenblas.so.0", RTLD_NOW | RTLD_GLOBAL);
+    if (library == NULL)
+        return;
+    int (*get_threads)(void);
+    void (*set_threads)(int);
+    *(void **)&get_threads = dlsym(library, "openblas_get_num_threads");
+    *(void **)&set_threads = dlsym(library, "openblas_set_num_threads");
+    ck_assert(get_threads != NULL && set_threads != NULL);
+    set_threads(2);
+    const int before = get_threads();
+    lisa_context *context;
+    ck_assert_int_eq(lisa_context_create(&context, NULL), LISA_OK);
+    check_same_bits(context->be, 300, 700, 900, LISA_DTYPE_BF16);
+    lisa_context_destroy(context);
+    ck_assert_int_eq(get_threads(), before);
+}
+END_TEST
+
 static Suite *blas_suite(void) {
     Suite *suite = suite_create("private blas");
     TCase *tcase = tcase_create("private blas");
@@ -318,7 +339,10 @@ static Suite *blas_suite(void) {
     tcase_add_test(tcase, test_products_in_a_guarded_buffer);
     tcase_add_test(tcase, test_many_threads_at_a_time);
     tcase_add_test(tcase, test_halves_give_the_bits_of_floats);
-    tcase_add_test(tcase, test_environment_is_the_hosts);
+    tcase_add_test(tcase, test_hosts_own_blas_is_left_alone);
+    /* With BLAS=system, which needs no buffer of ours, the environment speaks to the system's. */
+    if (lisa__blas_buffer_bytes() > PAGE)
+        tcase_add_test(tcase, test_environment_is_the_hosts);
     suite_add_tcase(suite, tcase);
     return suite;
 }

@@ -55,6 +55,7 @@ void lisa__sgemm(void *buffer, const struct lisa__sgemm *op) {
  * fresh mapping therefore shows the size for all products: the kernel says which pages were
  * touched. Other machines have to be looked at first. */
 #if !defined(__x86_64__) && !defined(__aarch64__)
+/* cppcheck-suppress preprocessorErrorDirective */
 #error "the private BLAS is not known to be safe here: build with BLAS=system"
 #endif
 #define PAGE ((size_t)4096)

@@ -40,8 +40,8 @@ static inline void *lisa__cpu_blas_buffer(const struct lisa__cpu *cpu, uint32_t 
 }
 
 static inline float *lisa__cpu_scratch(const struct lisa__cpu *cpu, uint32_t thread) {
-    return (float *)(cpu->workspace + thread * lisa__cpu_thread_bytes(cpu->blas_bytes) +
-                     cpu->blas_bytes);
+    void *behind = (char *)lisa__cpu_blas_buffer(cpu, thread) + cpu->blas_bytes;
+    return behind;
 }
 
 static inline size_t lisa__min(size_t a, size_t b) {
