@@ -24,8 +24,8 @@ typedef struct lisa_batch lisa_batch;
 
 typedef struct lisa_batch_options {
     size_t struct_size;
-    uint32_t activations;   /* LISA_ACTIVATIONS_*; default AUTO */
-    uint32_t head_rows;     /* rows of logits that exist at once; 0: chosen by the plan */
+    uint32_t activations;    /* LISA_ACTIVATIONS_*; default AUTO */
+    uint32_t head_rows;      /* rows of logits that exist at once; 0: chosen by the plan */
     uint32_t inference_only; /* 1: for evaluate alone; nothing is reserved for backward */
     uint32_t reserved;
 } lisa_batch_options;
@@ -45,8 +45,8 @@ LISA_API void lisa_batch_destroy(lisa_batch *batch);
  * library shifts, so position t is scored on targets[b,t+1]. targets = NULL means the tokens.
  * LISA_IGNORE_LABEL is skipped. Resets documents and weights. Right-pad with any valid token and
  * LISA_IGNORE_LABEL. */
-LISA_API lisa_status lisa_batch_set(lisa_batch *batch, const int32_t *tokens, const int32_t *targets,
-                                    uint32_t n_batch, uint32_t n_tokens);
+LISA_API lisa_status lisa_batch_set(lisa_batch *batch, const int32_t *tokens,
+                                    const int32_t *targets, uint32_t n_batch, uint32_t n_tokens);
 
 /* Document ids [B,T] of packed sequences, after lisa_batch_set: tokens see their own document only,
  * positions restart with it, and no label crosses into the next. NULL: one document per row. */

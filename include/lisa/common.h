@@ -22,10 +22,10 @@ extern "C" {
 typedef int32_t lisa_status;
 
 #define LISA_OK 0
-#define LISA_E_INVAL (-1)       /* an argument or option has a value that is not allowed */
-#define LISA_E_NOMEM (-2)       /* the allocator returned NULL */
-#define LISA_E_IO (-3)          /* a file could not be read or written; the text has errno's words */
-#define LISA_E_FORMAT (-4)      /* a file is malformed: truncated, contradictory, hostile */
+#define LISA_E_INVAL (-1)  /* an argument or option has a value that is not allowed */
+#define LISA_E_NOMEM (-2)  /* the allocator returned NULL */
+#define LISA_E_IO (-3)     /* a file could not be read or written; the text has errno's words */
+#define LISA_E_FORMAT (-4) /* a file is malformed: truncated, contradictory, hostile */
 #define LISA_E_UNSUPPORTED (-5) /* well-formed, but not something this version implements */
 #define LISA_E_STATE (-6)       /* the call is not allowed now (order of calls, bound objects) */
 #define LISA_E_BUDGET (-7)      /* a memory limit or a planned capacity would be exceeded */

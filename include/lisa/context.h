@@ -18,16 +18,16 @@ typedef struct lisa_context lisa_context;
 #define LISA_MEM_WEIGHTS_MAPPED 0  /* file pages, shared and reclaimable; not counted in a limit */
 #define LISA_MEM_WEIGHTS_PRIVATE 1 /* copied or trained weights */
 #define LISA_MEM_GRADIENTS 2
-#define LISA_MEM_MOMENTS 3         /* AdamW's m and v */
-#define LISA_MEM_LOW_BITS 4        /* what a 16-bit weight lacks of its fp32 master */
-#define LISA_MEM_ACTIVATIONS 5     /* saved by forward for backward */
-#define LISA_MEM_RECOMPUTE 6       /* one layer's activations, rebuilt in backward */
-#define LISA_MEM_LOGITS 7          /* one chunk of rows through head and loss */
-#define LISA_MEM_WORKSPACE 8       /* buffers of forward and backward, thread and BLAS scratch */
-#define LISA_MEM_EVALUATION 9      /* evaluate and generate, held during the call alone */
-#define LISA_MEM_STAGING 10        /* conversions while opening and saving */
-#define LISA_MEM_DISK 11           /* scratch file, in bytes on disk; not counted in a limit */
-#define LISA_MEM_HANDLES 12        /* handles, names and tables; small, and not in the plan */
+#define LISA_MEM_MOMENTS 3     /* AdamW's m and v */
+#define LISA_MEM_LOW_BITS 4    /* what a 16-bit weight lacks of its fp32 master */
+#define LISA_MEM_ACTIVATIONS 5 /* saved by forward for backward */
+#define LISA_MEM_RECOMPUTE 6   /* one layer's activations, rebuilt in backward */
+#define LISA_MEM_LOGITS 7      /* one chunk of rows through head and loss */
+#define LISA_MEM_WORKSPACE 8   /* buffers of forward and backward, thread and BLAS scratch */
+#define LISA_MEM_EVALUATION 9  /* evaluate and generate, held during the call alone */
+#define LISA_MEM_STAGING 10    /* conversions while opening and saving */
+#define LISA_MEM_DISK 11       /* scratch file, in bytes on disk; not counted in a limit */
+#define LISA_MEM_HANDLES 12    /* handles, names and tables; small, and not in the plan */
 #define LISA_MEM_CLASSES 13
 
 /* "gradients", "moments", ...: a LISA_MEM_* class in words; "?" for none. Static. */
@@ -35,14 +35,14 @@ LISA_API const char *lisa_memory_class_name(uint32_t memory_class);
 
 typedef struct lisa_context_options {
     size_t struct_size;
-    const char *backend;         /* "cpu" (default), "cuda", "auto", "reference", "reference64" */
-    uint64_t memory_limit;       /* bytes for all classes but MAPPED and DISK; 0 means none */
-    uint32_t n_threads;          /* 0: as many as the process may run on. Results do not depend on it */
-    int32_t log_level;           /* most verbose level passed on; 0 means none */
-    lisa_alloc_fn alloc;         /* NULL: the C library's. Set with release or not at all */
+    const char *backend;   /* "cpu" (default), "cuda", "auto", "reference", "reference64" */
+    uint64_t memory_limit; /* bytes for all classes but MAPPED and DISK; 0 means none */
+    uint32_t n_threads;    /* 0: as many as the process may run on. Results do not depend on it */
+    int32_t log_level;     /* most verbose level passed on; 0 means none */
+    lisa_alloc_fn alloc;   /* NULL: the C library's. Set with release or not at all */
     lisa_release_fn release;
     void *alloc_user;
-    lisa_log_fn log;             /* NULL: silent */
+    lisa_log_fn log; /* NULL: silent */
     void *log_user;
     lisa_interrupt_fn interrupt; /* NULL: never */
     void *interrupt_user;

@@ -29,21 +29,21 @@ extern "C" {
 
 typedef struct lisa_model_config {
     size_t struct_size;
-    char family[32];     /* "llama", ...: names tensors and files, decides no arithmetic */
-    uint32_t n_layers;   /* L */
-    uint32_t d_model;    /* C */
+    char family[32];   /* "llama", ...: names tensors and files, decides no arithmetic */
+    uint32_t n_layers; /* L */
+    uint32_t d_model;  /* C */
     uint32_t n_heads;
     uint32_t n_kv_heads; /* divides n_heads; 0 means n_heads */
     uint32_t head_dim;   /* 0 means d_model / n_heads */
     uint32_t d_ff;
     uint32_t vocab_size; /* V */
     uint32_t max_positions;
-    uint32_t weights_dtype; /* LISA_DTYPE_*: what the files hold, or what create() makes */
-    uint32_t norm;          /* LISA_NORM_* */
-    uint32_t activation;    /* LISA_ACT_* */
-    uint32_t gated_mlp;     /* 1: down(act(gate(x)) * up(x)); 0: down(act(up(x))) */
-    uint32_t tied_head;     /* 1: the head is the embedding */
-    uint32_t attention_bias;   /* biases on q, k, v */
+    uint32_t weights_dtype;  /* LISA_DTYPE_*: what the files hold, or what create() makes */
+    uint32_t norm;           /* LISA_NORM_* */
+    uint32_t activation;     /* LISA_ACT_* */
+    uint32_t gated_mlp;      /* 1: down(act(gate(x)) * up(x)); 0: down(act(up(x))) */
+    uint32_t tied_head;      /* 1: the head is the embedding */
+    uint32_t attention_bias; /* biases on q, k, v */
     uint32_t attention_output_bias;
     uint32_t mlp_bias;
     uint32_t head_bias;
@@ -115,19 +115,19 @@ LISA_API lisa_status lisa_save_options_init(lisa_save_options *options, size_t s
 /* Writes a Hugging Face directory: config.json, safetensors, and every other small file of the
  * directory the model came from (tokenizer, templates, generation config). 16-bit weights are their
  * masters rounded to nearest. DIRECTORY is made if need be, and may be the one that the model came
- * from; files appear whole or not at all. LISA_E_NONFINITE where options->dtype cannot hold a weight.
- * options may be NULL. */
+ * from; files appear whole or not at all. LISA_E_NONFINITE where options->dtype cannot hold a
+ * weight. options may be NULL. */
 LISA_API lisa_status lisa_model_save(lisa_model *model, const char *directory,
                                      const lisa_save_options *options);
 
 typedef struct lisa_tensor_info {
     size_t struct_size;
-    const char *name;    /* Hugging Face name; borrowed from the model */
+    const char *name; /* Hugging Face name; borrowed from the model */
     uint64_t n_elements;
-    uint64_t shape[2];   /* as in the file; shape[1] is 1 for a vector */
+    uint64_t shape[2]; /* as in the file; shape[1] is 1 for a vector */
     uint32_t n_dims;
-    uint32_t dtype;      /* as stored */
-    uint32_t group;      /* 0 embedding, 1 + l layer l, L + 1 final norm and head */
+    uint32_t dtype; /* as stored */
+    uint32_t group; /* 0 embedding, 1 + l layer l, L + 1 final norm and head */
     uint32_t reserved;
 } lisa_tensor_info;
 
@@ -144,7 +144,8 @@ LISA_API lisa_status lisa_model_tensor_find(const lisa_model *model, const char 
  * A read gives the weight that a save would write, not its fp32 master; a write replaces both.
  * Non-finite values are LISA_E_NONFINITE. The first write to a tensor that lies in a mapped file
  * reserves private memory for all such tensors of the embedding, of the layers, or of the head,
- * whichever it is one of, as an optimizer would: LISA_E_BUDGET or LISA_E_NOMEM where there is none. */
+ * whichever it is one of, as an optimizer would: LISA_E_BUDGET or LISA_E_NOMEM where there is none.
+ */
 LISA_API lisa_status lisa_model_tensor_read(lisa_model *model, uint32_t index, void *data,
                                             uint32_t dtype, uint64_t n_elements);
 LISA_API lisa_status lisa_model_tensor_write(lisa_model *model, uint32_t index, const void *data,
@@ -159,8 +160,8 @@ LISA_API lisa_status lisa_model_weight_norm(lisa_model *model, uint32_t group, d
 LISA_API lisa_status lisa_model_evaluate(lisa_model *model, lisa_batch *batch, double *loss,
                                          float *log_probs, uint8_t *greedy);
 
-/* Logits of every position of the batch, row-major [B*T, V], `dtype` F32 or F64. For tests and small
- * models: the library's own paths never hold them whole. */
+/* Logits of every position of the batch, row-major [B*T, V], `dtype` F32 or F64. For tests and
+ * small models: the library's own paths never hold them whole. */
 LISA_API lisa_status lisa_model_logits(lisa_model *model, lisa_batch *batch, void *logits,
                                        uint32_t dtype, uint64_t n_elements);
 
@@ -180,12 +181,12 @@ typedef struct lisa_generate_options {
 LISA_API lisa_status lisa_generate_options_init(lisa_generate_options *options, size_t struct_size);
 
 /* Greedy continuation of `prompt` [n_prompt] with a KV cache; options may be NULL. Writes up to
- * max_new_tokens to `tokens`, a stop token included, and their number to *n_tokens, on failure those
- * made before it. n_prompt + max_new_tokens must not exceed max_positions. Touches no gradients or
- * saved activations: may be called at any time. */
-LISA_API lisa_status lisa_model_generate(lisa_model *model, const int32_t *prompt, uint32_t n_prompt,
-                                         const lisa_generate_options *options, int32_t *tokens,
-                                         uint32_t *n_tokens);
+ * max_new_tokens to `tokens`, a stop token included, and their number to *n_tokens, on failure
+ * those made before it. n_prompt + max_new_tokens must not exceed max_positions. Touches no
+ * gradients or saved activations: may be called at any time. */
+LISA_API lisa_status lisa_model_generate(lisa_model *model, const int32_t *prompt,
+                                         uint32_t n_prompt, const lisa_generate_options *options,
+                                         int32_t *tokens, uint32_t *n_tokens);
 
 #ifdef __cplusplus
 }

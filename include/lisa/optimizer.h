@@ -33,8 +33,9 @@ typedef struct lisa_optimizer_options {
     double beta2;        /* default 0.999 */
     double eps;          /* default 1e-8; above 0 */
     double weight_decay; /* default 0; never on norms, biases and embeddings */
-    double max_grad_norm; /* default 0: no clipping; else torch's clip_grad_norm_ over active groups */
-    uint64_t seed;       /* of stochastic rounding */
+    double
+        max_grad_norm; /* default 0: no clipping; else torch's clip_grad_norm_ over active groups */
+    uint64_t seed;     /* of stochastic rounding */
     uint32_t max_active_layers; /* slots; default 0: all layers (full AdamW) */
     uint32_t state_policy;      /* LISA_STATE_*; default DROP */
     uint32_t train_embedding;   /* default 1; 0 reserves nothing for the group and freezes it */
@@ -57,9 +58,9 @@ LISA_API void lisa_optimizer_destroy(lisa_optimizer *optimizer);
 /* Learning rate of the following steps; finite and >= 0. */
 LISA_API lisa_status lisa_optimizer_set_lr(lisa_optimizer *optimizer, double lr);
 
-/* Makes a mask (n_groups = L + 2 bytes, each 0 or 1) the one in force and re-binds slots. Groups that
- * the options exclude stay frozen. LISA_E_BUDGET above
- * max_active_layers; LISA_E_STATE inside an accumulation window, unless the mask is the same. */
+/* Makes a mask (n_groups = L + 2 bytes, each 0 or 1) the one in force and re-binds slots. Groups
+ * that the options exclude stay frozen. LISA_E_BUDGET above max_active_layers; LISA_E_STATE inside
+ * an accumulation window, unless the mask is the same. */
 LISA_API lisa_status lisa_optimizer_apply_mask(lisa_optimizer *optimizer, const uint8_t *mask,
                                                uint32_t n_groups);
 
@@ -74,7 +75,7 @@ typedef struct lisa_step_stats {
     double weight_sum; /* the sum of target weights it was divided by */
     double grad_norm;  /* of the normalised gradient of active groups, before clipping */
     double lr;
-    uint64_t n_targets; /* scored positions of the window */
+    uint64_t n_targets;  /* scored positions of the window */
     uint32_t n_backward; /* batches of the window */
     uint32_t updated;    /* 0: no targets in the window, nothing changed and no step counted */
     uint32_t swapped;    /* train_step: 1 when this step's mask replaced another */
@@ -82,9 +83,9 @@ typedef struct lisa_step_stats {
 } lisa_step_stats;
 
 /* Updates the active groups from the window's gradients, then clears them. stats may be NULL, else
- * its struct_size must be set. LISA_E_STATE without a backward; LISA_E_NONFINITE names the first bad
- * tensor, leaves weights and moments as they were and voids the window; LISA_E_CANCELLED leaves the
- * window too, so that the step can be tried again. */
+ * its struct_size must be set. LISA_E_STATE without a backward; LISA_E_NONFINITE names the first
+ * bad tensor, leaves weights and moments as they were and voids the window; LISA_E_CANCELLED leaves
+ * the window too, so that the step can be tried again. */
 LISA_API lisa_status lisa_optimizer_step(lisa_optimizer *optimizer, lisa_step_stats *stats);
 
 /* Forgets the window: gradients cleared, nothing else. */
@@ -97,7 +98,8 @@ LISA_API lisa_status lisa_optimizer_discard(lisa_optimizer *optimizer);
 LISA_API lisa_status lisa_optimizer_gradients(lisa_optimizer *optimizer, void **data,
                                               uint64_t *n_elements, uint32_t *dtype);
 
-/* Copies one tensor's gradient sum out (dtype F32 or F64). LISA_E_STATE when its group is frozen. */
+/* Copies one tensor's gradient sum out (dtype F32 or F64). LISA_E_STATE when its group is frozen.
+ */
 LISA_API lisa_status lisa_optimizer_gradient_read(lisa_optimizer *optimizer, uint32_t tensor,
                                                   void *data, uint32_t dtype, uint64_t n_elements);
 

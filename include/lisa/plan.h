@@ -30,14 +30,14 @@ typedef struct lisa_plan_request {
 
 typedef struct lisa_plan_report {
     size_t struct_size;
-    uint64_t bytes[16];      /* by LISA_MEM_* class: the most that will be held at once */
-    uint64_t total;          /* all classes that a memory_limit counts */
+    uint64_t bytes[16]; /* by LISA_MEM_* class: the most that will be held at once */
+    uint64_t total;     /* all classes that a memory_limit counts */
     uint64_t n_parameters;
-    uint64_t n_trained;      /* parameters with gradients and moments at any one time */
-    uint32_t stored_layers;  /* layers whose activations are kept, of L; the others recompute */
-    uint32_t head_rows;      /* rows of logits that exist at once */
-    uint32_t fits;           /* 1: total is within the memory limit, or there is none */
-    uint32_t largest_class;  /* the class that takes most of `total` */
+    uint64_t n_trained;     /* parameters with gradients and moments at any one time */
+    uint32_t stored_layers; /* layers whose activations are kept, of L; the others recompute */
+    uint32_t head_rows;     /* rows of logits that exist at once */
+    uint32_t fits;          /* 1: total is within the memory limit, or there is none */
+    uint32_t largest_class; /* the class that takes most of `total` */
 } lisa_plan_report;
 
 LISA_API lisa_status lisa_plan_request_init(lisa_plan_request *request, size_t struct_size);

@@ -1,8 +1,8 @@
 /* sampler.h - which layers train at a step. Needs nothing else of the library.
  *
- * A sampler is immutable and a pure function of (options, step): ask for any step in any order, from
- * any thread, in any process, and the answer is the same. docs/lisa.md gives the algorithm and test
- * vectors.
+ * A sampler is immutable and a pure function of (options, step): ask for any step in any order,
+ * from any thread, in any process, and the answer is the same. docs/lisa.md gives the algorithm and
+ * test vectors.
  *
  * A mask has one byte per group, 0 (frozen) or 1 (trains): mask[0] is the embedding group,
  * mask[1 + l] is layer l, mask[n_layers + 1] is the final norm and head.
@@ -40,18 +40,18 @@ typedef struct lisa_sampler lisa_sampler;
 
 typedef struct lisa_sampler_options {
     size_t struct_size;
-    uint64_t seed;           /* key of the counter-based generator */
-    uint64_t first_step;     /* period 0 begins here; earlier steps are LISA_E_INVAL */
-    uint32_t kind;           /* LISA_SAMPLER_*; default UNIFORM */
-    uint32_t n_layers;       /* L, 1 to LISA_SAMPLER_MAX_LAYERS */
-    uint32_t n_active;       /* gamma, 0 to L; default 2. BERNOULLI ignores it */
-    uint32_t interval_steps; /* K, at least 1; default 20 */
-    uint32_t max_active;     /* BERNOULLI: most layers of a draw; 0 means L */
-    uint32_t descending;     /* ROUND_ROBIN: 0 ascending, 1 descending */
+    uint64_t seed;            /* key of the counter-based generator */
+    uint64_t first_step;      /* period 0 begins here; earlier steps are LISA_E_INVAL */
+    uint32_t kind;            /* LISA_SAMPLER_*; default UNIFORM */
+    uint32_t n_layers;        /* L, 1 to LISA_SAMPLER_MAX_LAYERS */
+    uint32_t n_active;        /* gamma, 0 to L; default 2. BERNOULLI ignores it */
+    uint32_t interval_steps;  /* K, at least 1; default 20 */
+    uint32_t max_active;      /* BERNOULLI: most layers of a draw; 0 means L */
+    uint32_t descending;      /* ROUND_ROBIN: 0 ascending, 1 descending */
     uint32_t train_embedding; /* 0 or 1; default 1 */
     uint32_t train_head;      /* 0 or 1; default 1 */
-    const double *weights;   /* WEIGHTED: n_layers values >= 0; BERNOULLI: probabilities; copied */
-    const uint32_t *layers;  /* FIXED: n_active distinct layer indices; copied */
+    const double *weights;    /* WEIGHTED: n_layers values >= 0; BERNOULLI: probabilities; copied */
+    const uint32_t *layers;   /* FIXED: n_active distinct layer indices; copied */
 } lisa_sampler_options;
 
 /* Zero-fills *options (of `struct_size` bytes) and sets the defaults above. LISA_E_ABI when the
@@ -74,7 +74,8 @@ LISA_API lisa_status lisa_sampler_mask(const lisa_sampler *sampler, uint64_t ste
 LISA_API lisa_status lisa_sampler_probabilities(const lisa_sampler *sampler, double *probabilities,
                                                 uint32_t n_layers);
 
-/* The most layers that any mask of this sampler activates: what an optimizer must hold slots for. */
+/* The most layers that any mask of this sampler activates: what an optimizer must hold slots for.
+ */
 LISA_API uint32_t lisa_sampler_max_active(const lisa_sampler *sampler);
 
 /* n_layers + 2. */

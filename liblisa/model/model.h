@@ -46,7 +46,8 @@ lisa_status lisa__model_create(lisa_model **out, lisa_context *context,
 lisa_model *lisa__model_retain(lisa_model *model);
 void lisa__model_release(lisa_model *model);
 
-/* LISA_E_IO when a weight still lies in a file that was changed: reading it might end the process. */
+/* LISA_E_IO when a weight still lies in a file that was changed: reading it might end the process.
+ */
 lisa_status lisa__model_check(const lisa_model *model);
 
 /* Reserves private memory (or the scratch file) for a part's mapped tensors. Idempotent. */

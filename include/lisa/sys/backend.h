@@ -99,9 +99,9 @@ typedef struct lisa_rows {
 
 /* RMSNorm: y = x / sqrt(mean(x^2) + eps) * w. LayerNorm: y = (x - mean) / sqrt(var + eps) * w + b,
  * var the biased variance. Each of `rows` rows holds `segments` vectors of `cols`, one after the
- * other, normalised apart (segments = 1 but for qk-norm). stats: real [rows, segments] of 1/sqrt(...)
- * for RMS, [rows, segments, 2] of mean, 1/sqrt(...) for LAYER.
- * Backward reads x and stats: dx = (or +=, when accumulate) ..., dweight += ..., dbias += .... */
+ * other, normalised apart (segments = 1 but for qk-norm). stats: real [rows, segments] of
+ * 1/sqrt(...) for RMS, [rows, segments, 2] of mean, 1/sqrt(...) for LAYER. Backward reads x and
+ * stats: dx = (or +=, when accumulate) ..., dweight += ..., dbias += .... */
 typedef struct lisa_norm {
     uint32_t kind; /* 1 RMS, 2 LAYER (LISA_NORM_*) */
     uint32_t rows, segments, cols;
@@ -136,10 +136,10 @@ typedef struct lisa_rope {
 
 /* Causal attention. For sequence b, query t (its absolute place s = n_keys - n_queries + t) sees
  * keys j with j <= s, j > s - window (window > 0), documents equal. GQA: query head h uses key head
- * h / (heads / kv_heads). out = softmax(scale q k^T) v; lse: real [batch, heads, n_queries], the log
- * of the sum of exp(scale q.k). Rows of q, out, dq, dout: [batch * n_queries]; of k, v, dk, dv:
- * key_stride rows apart per sequence, so a KV cache longer than n_keys may be passed. Backward needs
- * n_queries == n_keys == key_stride, writes dq, dk, dv (no +=). */
+ * h / (heads / kv_heads). out = softmax(scale q k^T) v; lse: real [batch, heads, n_queries], the
+ * log of the sum of exp(scale q.k). Rows of q, out, dq, dout: [batch * n_queries]; of k, v, dk, dv:
+ * key_stride rows apart per sequence, so a KV cache longer than n_keys may be passed. Backward
+ * needs n_queries == n_keys == key_stride, writes dq, dk, dv (no +=). */
 typedef struct lisa_attention {
     uint32_t batch, n_queries, n_keys, key_stride;
     uint32_t heads, kv_heads, head_dim;
@@ -157,8 +157,8 @@ typedef struct lisa_attention {
     size_t lddq, lddk, lddv;
 } lisa_attention;
 
-/* y = act(gate) * up (gated) or act(gate) (up = NULL) over n elements. Backward writes dgate and dup
- * from dy; dgate may be gate, dup may be up. y may be gate or up. */
+/* y = act(gate) * up (gated) or act(gate) (up = NULL) over n elements. Backward writes dgate and
+ * dup from dy; dgate may be gate, dup may be up. y may be gate or up. */
 typedef struct lisa_activation {
     uint32_t kind; /* LISA_ACT_* */
     uint32_t reserved;
@@ -211,11 +211,12 @@ typedef struct lisa_adamw {
  * fp32 master. write: weight and low from values[i], rounded as adamw rounds them.
  *
  * Stochastic rounding of element i takes the 32-bit draw r = word i % 4 of Philox4x32-10 with key
- * `seed` and counter (i / 4, stream), and works on the magnitude's bits, so that a value between two
- * neighbours becomes the larger one with a probability of its distance from the smaller:
- *   BF16  (bits + (r >> 16)) >> 16
- *   F16   (bits - 0x38000000 + (r >> 19)) >> 13; below 2^-14, with x 2^24 = whole + rest:
- *         whole + 1 when r < rest 2^32, else whole
+ * `seed` and counter (i / 4, stream), and works on the magnitude's bits, so that a value between
+ * two neighbours becomes the larger one with a probability of its distance from the smaller:
+ * - BF16: (bits + (r >> 16)) >> 16
+ * - F16: (bits - 0x38000000 + (r >> 19)) >> 13; below 2^-14, with x 2^24 = whole + rest: whole + 1
+ *   when r < rest 2^32, else whole
+ *
  * A finite master never becomes Inf: the largest finite 16-bit value stands for it. */
 #define LISA_MASTER_OPEN 1
 #define LISA_MASTER_CLOSE 2
