@@ -314,6 +314,22 @@ lisa_status lisa__model_reserve(lisa_model *model, uint32_t part) {
     return status;
 }
 
+void lisa__model_unreserve(lisa_model *model, uint32_t part) {
+    uint32_t first, last;
+    lisa__part_groups(&model->config, part, &first, &last);
+    for (uint32_t i = 0; i < model->n_tensors; i++)
+        if (model->descs[i].group >= first && model->descs[i].group <= last &&
+            model->tensors[i].home != NULL && !model->descs[i].mapped)
+            return;
+    for (uint32_t i = 0; i < model->n_tensors; i++)
+        if (model->descs[i].group >= first && model->descs[i].group <= last)
+            model->tensors[i].home = NULL;
+    lisa__layout_free(&model->homes[part], model->context);
+    if (part == LISA__PART_LAYERS)
+        lisa__scratch_destroy(&model->scratch, model->context);
+    model->reserved[part] = 0;
+}
+
 static lisa_status own(lisa_model *model, uint32_t index) {
     struct lisa__tensor *t = &model->tensors[index];
     struct lisa__tensor_desc *d = &model->descs[index];

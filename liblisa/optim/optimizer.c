@@ -95,11 +95,23 @@ static lisa_status first_mask(lisa_optimizer *o) {
     return status;
 }
 
-static lisa_status create_into(lisa_optimizer *o) {
+static lisa_status fill(lisa_optimizer *o) {
     LISA_TRY(alloc_state(o));
     LISA_TRY(reserve_weights(o));
     o->model->optimizer = o;
     return first_mask(o);
+}
+
+/* On failure the model holds what it held. */
+static lisa_status create_into(lisa_optimizer *o) {
+    lisa_model *model = o->model;
+    uint32_t before[LISA__PARTS];
+    memcpy(before, model->reserved, sizeof before);
+    const lisa_status status = fill(o);
+    for (uint32_t p = 0; status != LISA_OK && p < LISA__PARTS; p++)
+        if (!before[p])
+            lisa__model_unreserve(model, p);
+    return status;
 }
 
 lisa_status lisa__optimizer_create(lisa_optimizer **out, lisa_model *model,

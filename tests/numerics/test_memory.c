@@ -231,6 +231,52 @@ START_TEST(test_auto_fits_the_limit) {
 }
 END_TEST
 
+static uint64_t limited_bytes(const lisa_context *context) {
+    uint64_t total = 0, now = 0;
+    for (uint32_t c = 0; c < LISA_MEM_CLASSES; c++) {
+        OK(lisa_context_memory(context, c, &now, NULL));
+        total += c == LISA_MEM_WEIGHTS_MAPPED || c == LISA_MEM_DISK ? 0 : now;
+    }
+    return total;
+}
+
+static void open_under(rig *r, rig_spec *spec, uint64_t limit) {
+    memset(r, 0, sizeof *r);
+    spec->context.memory_limit = limit;
+    OK(lisa_context_create(&r->context, &spec->context));
+    OK(lisa_model_open(&r->model, r->context, directory, &spec->model));
+}
+
+/* Whichever of its parts an optimizer has no room for, its attempt leaves the model's memory alone,
+ * so that a smaller one may be tried. */
+START_TEST(test_a_failed_optimizer_holds_nothing) {
+    enum { N_LIMITS = 60 };
+    const struct run *run = &RUNS[_i];
+    rig_spec spec;
+    rig r;
+    save_model(run);
+    spec_of(&spec, run);
+    open_under(&r, &spec, 0);
+    const uint64_t low = limited_bytes(r.context);
+    OK(lisa_optimizer_create(&r.optimizer, r.model, &spec.optimizer));
+    const uint64_t high = limited_bytes(r.context);
+    rig_destroy(&r);
+    for (uint64_t i = 1; i <= N_LIMITS; i++) {
+        /* Opening wants a little more than it keeps. */
+        open_under(&r, &spec,
+                   low + 8192 > high ? high - i : high - (high - low - 8192) * i / N_LIMITS);
+        const uint64_t before = limited_bytes(r.context);
+        ck_assert_int_eq(lisa_optimizer_create(&r.optimizer, r.model, &spec.optimizer),
+                         LISA_E_BUDGET);
+        const uint64_t after = limited_bytes(r.context);
+        ck_assert_msg(after == before, "%s, attempt %llu: %llu bytes held", run->name,
+                      (unsigned long long)i, (unsigned long long)(after - before));
+        rig_destroy(&r);
+    }
+    remove_directory();
+}
+END_TEST
+
 START_TEST(test_destroying_gives_everything_back) {
     rig_spec spec;
     rig r;
@@ -314,6 +360,8 @@ static Suite *make_suite(void) {
     tcase_add_loop_test(tcase, test_held_is_planned, 0, N_RUNS);
     tcase_add_loop_test(tcase, test_a_page_less_fails, 0, N_RUNS);
     tcase_add_test(tcase, test_auto_fits_the_limit);
+    /* Not the first run, whose weights are copied: that needs more than the limits here. */
+    tcase_add_loop_test(tcase, test_a_failed_optimizer_holds_nothing, 1, N_RUNS);
     tcase_add_test(tcase, test_destroying_gives_everything_back);
 #if !LISA_TEST_SANITIZED
     tcase_add_loop_test(tcase, test_resident_is_planned, 0, 3);
