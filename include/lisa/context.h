@@ -39,7 +39,7 @@ typedef struct lisa_context_options {
     uint64_t memory_limit; /* bytes for all classes but MAPPED and DISK; 0 means none */
     uint32_t n_threads;    /* 0: as many as the process may run on. Results do not depend on it */
     int32_t log_level;     /* most verbose level passed on; 0 means none */
-    lisa_alloc_fn alloc;   /* NULL: the C library's. Set with release or not at all */
+    lisa_alloc_fn alloc;   /* NULL: the system's. Set with release or not at all */
     lisa_release_fn release;
     void *alloc_user;
     lisa_log_fn log; /* NULL: silent */

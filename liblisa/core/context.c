@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 static const char *const class_names[LISA_MEM_CLASSES] = {
     "mapped weights", "private weights", "gradients", "moments",    "low bits", "activations",
@@ -19,17 +20,26 @@ const char *lisa_memory_class_name(uint32_t memory_class) {
     return memory_class < LISA_MEM_CLASSES ? class_names[memory_class] : "?";
 }
 
+/* From here on pages come from the system and go back to it: the C library would keep what it is
+ * given back, and more would be resident than is held. */
+static const size_t LARGE = (size_t)1 << 20;
+
 static void *default_alloc(void *user, size_t size, size_t align) {
     (void)user;
     void *ptr = NULL;
-    return posix_memalign(&ptr, align, size) == 0 ? ptr : NULL;
+    if (size < LARGE)
+        return posix_memalign(&ptr, align, size) == 0 ? ptr : NULL;
+    ptr = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    return ptr != MAP_FAILED ? ptr : NULL;
 }
 
 static void default_release(void *user, void *ptr, size_t size, size_t align) {
     (void)user;
-    (void)size;
     (void)align;
-    free(ptr);
+    if (size < LARGE)
+        free(ptr);
+    else
+        munmap(ptr, size);
 }
 
 int lisa__is_limited(uint32_t memory_class) {
