@@ -71,8 +71,8 @@ LISA_API lisa_status lisa_optimizer_get_mask(const lisa_optimizer *optimizer, ui
 /* What one update did. */
 typedef struct lisa_step_stats {
     size_t struct_size;
-    double loss;       /* weighted mean over the window */
-    double weight_sum; /* the sum of target weights it was divided by */
+    double loss;       /* weighted mean over the window's batches of this process */
+    double weight_sum; /* of the targets; after an all-reduce, of all processes */
     double grad_norm;  /* of the normalised gradient of active groups, before clipping */
     double lr;
     uint64_t n_targets;  /* scored positions of the window */

@@ -29,7 +29,7 @@ lisa_status lisa_batch_create(lisa_batch **out, lisa_model *model, uint32_t max_
 }
 
 void lisa_batch_destroy(lisa_batch *batch) {
-    lisa__batch_release(batch);
+    lisa__batch_destroy(batch);
 }
 
 lisa_status lisa_batch_set(lisa_batch *batch, const int32_t *tokens, const int32_t *targets,

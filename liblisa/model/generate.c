@@ -34,7 +34,7 @@ static lisa_status choose(struct generation *g, int32_t *token) {
     const uint32_t vocab = g->run.model->config.vocab_size;
     const int32_t last = (int32_t)g->run.tokens - 1;
     LISA_TRY(g->run.be->ops->upload(g->run.be, g->run.a->head_index, &last, sizeof last));
-    LISA_TRY(lisa__head_logits(&g->run, 0, 1));
+    LISA_TRY(lisa__head_logits(&g->run));
     LISA_TRY(lisa__download_real(g->run.model, g->run.a->logits, vocab, g->logits, LISA_DTYPE_F64));
     uint32_t best = 0;
     for (uint32_t i = 0; i < vocab; i++) {

@@ -7,6 +7,7 @@
 
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 static uint64_t held_bytes(const struct lisa__tensor_desc *d) {
@@ -23,6 +24,14 @@ static lisa_status copy_string(char **out, lisa_context *context, const char *te
         return status;
     memcpy(*out, text, strlen(text) + 1);
     return LISA_OK;
+}
+
+/* Absolute where the system says so: the host may change its directory before it saves. */
+static lisa_status copy_path(char **out, lisa_context *context, const char *path) {
+    char *absolute = path == NULL ? NULL : realpath(path, NULL);
+    const lisa_status status = copy_string(out, context, absolute != NULL ? absolute : path);
+    free(absolute);
+    return status;
 }
 
 static void release_string(lisa_context *context, char *text) {
@@ -47,7 +56,7 @@ static lisa_status model_begin(lisa_model **out, lisa_context *context,
     model->config = *config;
     model->family = lisa__family_find(config->family);
     model->n_tensors = lisa__tensor_count(config);
-    LISA_TRY(copy_string(&model->directory, context, directory));
+    LISA_TRY(copy_path(&model->directory, context, directory));
     LISA_TRY(copy_string(&model->scratch_dir, context, options->scratch_dir));
     model->descs =
         lisa__alloc(context, LISA_MEM_HANDLES, model->n_tensors * sizeof *model->descs, &status);

@@ -38,19 +38,18 @@ lisa_status lisa__batch_create(lisa_batch **out, lisa_model *model, uint32_t max
     if (b == NULL)
         return status;
     memset(b, 0, sizeof *b);
-    b->references = 1;
     b->model = lisa__model_retain(model);
     status = fill_batch(b, max_batch, max_tokens, options);
     if (status != LISA_OK) {
-        lisa__batch_release(b);
+        lisa__batch_destroy(b);
         return status;
     }
     *out = b;
     return LISA_OK;
 }
 
-void lisa__batch_release(lisa_batch *b) {
-    if (b == NULL || --b->references != 0)
+void lisa__batch_destroy(lisa_batch *b) {
+    if (b == NULL)
         return;
     lisa_model *model = b->model;
     lisa_context *context = model->context;
@@ -227,7 +226,7 @@ static lisa_status all_logits(struct lisa__run *run, const lisa_batch *b, void *
     LISA_TRY(lisa__trunk_forward(run));
     for (int32_t i = 0; i < (int32_t)n; i++) {
         LISA_TRY(run->be->ops->upload(run->be, run->a->head_index, &i, sizeof i));
-        LISA_TRY(lisa__head_logits(run, 0, 1));
+        LISA_TRY(lisa__head_logits(run));
         LISA_TRY(lisa__download_real(run->model, run->a->logits, run->model->config.vocab_size,
                                      (unsigned char *)logits + i * row, dtype));
     }

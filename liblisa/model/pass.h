@@ -6,7 +6,6 @@
 #include "model/run.h"
 
 struct lisa_batch {
-    uint32_t references;
     uint32_t forwarded; /* 1: the activations are those of the rows and weights as they are now */
     lisa_model *model;
     struct lisa__rows rows;
@@ -27,7 +26,7 @@ struct lisa__loss {
 
 lisa_status lisa__batch_create(lisa_batch **out, lisa_model *model, uint32_t max_batch,
                                uint32_t max_tokens, const lisa_batch_options *options);
-void lisa__batch_release(lisa_batch *batch);
+void lisa__batch_destroy(lisa_batch *batch);
 
 /* Whether lisa__forward may begin. */
 lisa_status lisa__forward_check(const lisa_model *model, const lisa_batch *batch);

@@ -52,8 +52,8 @@ lisa_status lisa__block_backward(const struct lisa__run *run, uint32_t layer);
  * dstream is written and the head's weight gradients are added. */
 lisa_status lisa__head(const struct lisa__run *run, int gradient);
 
-/* Logits of `rows` <= head_rows rows of the last stream, listed in a->head_index + first. */
-lisa_status lisa__head_logits(const struct lisa__run *run, uint32_t first, uint32_t rows);
+/* Logits of the one row of the last stream that a->head_index begins with. */
+lisa_status lisa__head_logits(const struct lisa__run *run);
 
 /* Embedding and all layers. */
 lisa_status lisa__trunk_forward(const struct lisa__run *run);
