@@ -50,13 +50,14 @@ polite() {
 }
 check "the library's objects are polite" polite
 
-# state.txt lists the places into which tests put their own (I/O, JSON memory); nobody else writes.
-# .data.rel.ro is constant once loaded, .tbss and .tdata are per thread.
+# state.txt lists what there is: places into which tests put their own (I/O, JSON memory), and a
+# property of the processor that is measured once. .data.rel.ro is constant once loaded, .tbss and
+# .tdata are per thread. Compilers decorate the names of a function's statics.
 no_writable_data() {
-    find "$BUILD/obj/liblisa" -name '*.o' -exec objdump -t {} + |
+    ! find "$BUILD/obj/liblisa" -name '*.o' -exec objdump -t {} + |
         awk '$3 == "O" && $4 ~ /^\.(data|bss)/ && $4 !~ /^\.data\.rel\.ro/ { print $NF }
              $2 == "O" && $3 ~ /^\.(data|bss)/ && $3 !~ /^\.data\.rel\.ro/ { print $NF }' |
-        sort -u | diff tests/abi/state.txt -
+        sed -E 's/\.[0-9]+$//; s/.*\.//' | grep -vxF -f tests/abi/state.txt
 }
-check "global mutable state is exactly tests/abi/state.txt" no_writable_data
+check "no global mutable state beyond tests/abi/state.txt" no_writable_data
 finish
