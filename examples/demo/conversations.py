@@ -61,7 +61,10 @@ class ChatTokenizer:
         environment.globals["raise_exception"] = _raise_exception
         template = environment.from_string(config["chat_template"])
         special = {name: config[name] for name in ("bos_token", "eos_token")}
-        return cls(tokenizer, template, tokenizer.token_to_id(special["eos_token"]), special)
+        end_of_turn = tokenizer.token_to_id(special["eos_token"])
+        if end_of_turn is None:
+            raise ValueError(f"{directory}: the tokenizer has no token {special['eos_token']!r}")
+        return cls(tokenizer, template, end_of_turn, special)
 
     def encode(self, messages: list[Message], *, prompt: bool) -> list[int]:
         """Tokens of a conversation; with `prompt` the opening of an answer follows."""

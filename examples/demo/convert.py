@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,8 @@ def float32_value(value: float) -> float:
 
 def config_of(meta: dict[str, Any], tied: bool) -> dict[str, Any]:
     if meta.get("general.architecture") != "llama":
-        raise ConversionError(f"architecture {meta.get('general.architecture')!r}, expected 'llama'")
+        raise ConversionError(f"general.architecture: {meta.get('general.architecture')!r}, "
+                              "expected 'llama'")
     hidden = meta["llama.embedding_length"]
     heads = meta["llama.attention.head_count"]
     head_dim = hidden // heads
@@ -92,10 +94,10 @@ def hf_name(name: str) -> str:
     """Hugging Face name of a GGUF tensor, e.g. blk.3.attn_q.weight."""
     if name in TOP_TENSORS:
         return TOP_TENSORS[name]
-    parts = name.split(".")
-    if len(parts) != 4 or parts[0] != "blk" or parts[2] not in LAYER_TENSORS or parts[3] != "weight":
+    match = re.fullmatch(r"blk\.(\d+)\.(\w+)\.weight", name)
+    if match is None or match[2] not in LAYER_TENSORS:
         raise ConversionError(f"tensor {name!r} has no place in a LLaMA model")
-    return f"model.layers.{parts[1]}.{LAYER_TENSORS[parts[2]]}.weight"
+    return f"model.layers.{match[1]}.{LAYER_TENSORS[match[2]]}.weight"
 
 
 def unpermute(rows: np.ndarray, n_heads: int) -> np.ndarray:
@@ -141,8 +143,9 @@ def build_tokenizer(meta: dict[str, Any]) -> Tokenizer:
 def tokenizer_json(tokenizer: Tokenizer) -> dict[str, Any]:
     """The tokenizer's file, merges in the older "a b" form that every reader knows."""
     document = json.loads(tokenizer.to_str())
-    document["model"]["merges"] = [
-        merge if isinstance(merge, str) else " ".join(merge) for merge in document["model"]["merges"]]
+    model = document["model"]
+    model["merges"] = [
+        merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
     return document
 
 

@@ -13,6 +13,7 @@ import argparse
 import sys
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import liblisa
 
@@ -20,10 +21,10 @@ import report
 from conversations import ChatTokenizer, Message, read_conversations
 from finetune import History, Recipe, Step, finetune, schedule
 from memory import AnonymousPeak, status_bytes
-from plans import Shape, alternatives
+from plans import alternatives
 from progress import Progress, Reading, clock
 
-SHOWN = (0, 20, 40)  # held-out questions whose answers are printed
+SHOWN = (1, 10, 38)  # held-out questions whose answers are printed
 ANSWER_TOKENS = 64
 
 
@@ -42,10 +43,15 @@ class Session:
         self.shown = [self.heldout_messages[index] for index in SHOWN]
 
     @property
-    def shape(self) -> Shape:
-        longest = max(len(example.tokens) for example in self.train + self.heldout)
-        prompts = [len(self.chat.encode(messages[:1], prompt=True)) for messages in self.shown]
-        return Shape(self.recipe.batch_size, longest, max(prompts) + ANSWER_TOKENS)
+    def longest(self) -> int:
+        """Tokens of the longest conversation."""
+        return max(len(example.tokens) for example in self.train + self.heldout)
+
+    @property
+    def longest_answered(self) -> int:
+        """Tokens of the longest shown question with its answer."""
+        prompts = [self.chat.encode(messages[:1], prompt=True) for messages in self.shown]
+        return max(map(len, prompts)) + ANSWER_TOKENS
 
     def answer(self, model: liblisa.Model, messages: list[Message]) -> str:
         tokens = model.generate(
@@ -57,13 +63,25 @@ class Session:
         return [self.answer(model, messages) for messages in self.shown]
 
 
-def train(session: Session, model: liblisa.Model) -> History:
+class Outcome(NamedTuple):
+    """What is left when the model is closed."""
+
+    before: list[str]
+    after: list[str]
+    history: History
+    used: dict[str, liblisa.MemoryUse]
+    peak: int  # anonymous memory that the work added to the process
+    seconds: float
+
+
+def train(session: Session, model: liblisa.Model, optimizer: liblisa.Optimizer,
+          batch: liblisa.Batch) -> History:
     """The fine-tuning itself, with its progress shown."""
-    recipe, shape = session.recipe, session.shape
+    recipe = session.recipe
     n_steps = len(schedule(session.train, recipe))
-    print(f"{len(session.train)} conversations, {n_steps} steps of {recipe.batch_size}, "
-          f"{recipe.n_active} of {model.config.n_layers} layers at a time, "
-          f"new ones every {recipe.interval_steps} steps", flush=True)
+    print(f"{len(session.train)} conversations, {n_steps} steps of {recipe.batch_size}; "
+          f"{recipe.n_active} of {model.config.n_layers} layers train at a time, "
+          f"others every {recipe.interval_steps} steps", flush=True)
     progress = Progress(n_steps)
     latest: list[float] = []
 
@@ -74,37 +92,42 @@ def train(session: Session, model: liblisa.Model) -> History:
                               step.layers, step.n_tokens, status_bytes("RssAnon")))
 
     try:
-        with liblisa.Batch(model, shape.batch_size, shape.max_tokens) as batch:
-            return finetune(model, batch, session.train, session.heldout, recipe, show)
+        return finetune(model, optimizer, batch, session.train, session.heldout, recipe, show)
     finally:
         progress.close()
 
 
-def run(session: Session) -> None:
-    plans = alternatives(liblisa.ModelConfig.read(session.model_directory), session.shape,
-                         session.recipe)
-    begin = time.monotonic()
+def work(session: Session) -> Outcome:
+    """Opens, asks, trains, asks again and saves, all of the plan's memory in use."""
+    begin, recipe = time.monotonic(), session.recipe
     with AnonymousPeak() as peak, liblisa.Context() as context, \
-            liblisa.Model.open(context, session.model_directory) as model:
+            liblisa.Model.open(context, session.model_directory) as model, \
+            liblisa.Batch(model, recipe.batch_size, session.longest, **recipe.batch()) as batch, \
+            liblisa.Optimizer(model, **recipe.optimizer()) as optimizer:
         before = session.answers(model)
-        history = train(session, model)
+        history = train(session, model, optimizer, batch)
         after = session.answers(model)
         model.save(session.output / "out")
         used = context.memory()
-        n_layers = model.config.n_layers
-    seconds = time.monotonic() - begin
-    curve = session.output / "loss.png"
-    report.draw_curve(history, n_layers, curve)
+    return Outcome(before, after, history, used, peak.grown, time.monotonic() - begin)
+
+
+def run(session: Session) -> None:
+    config = liblisa.ModelConfig.read(session.model_directory)
+    plans = alternatives(config, session.recipe, session.longest, session.longest_answered)
     own = next(iter(plans.values()))
-    answered = [report.Answered(messages[0]["content"], messages[1]["content"], old, new)
-                for messages, old, new in zip(session.shown, before, after)]
-    print("", report.answers(answered), report.losses(history),
-          report.memory_plans(plans), report.memory_classes(own, used), sep="\n\n")
-    print(f"\nMeasured by the system: {peak.grown / report.MIB:.0f} MiB of anonymous memory at the "
-          f"peak, planned {own.total / report.MIB:.0f} MiB "
-          f"({100 * (peak.grown / own.total - 1):+.1f} %)")
-    print(f"Whole process at its peak, Python and mapped files included: "
-          f"{status_bytes('VmHWM') / report.MIB:.0f} MiB; time {clock(seconds)}")
+    outcome = work(session)
+    curve = session.output / "loss.png"
+    report.draw_curve(outcome.history, config.n_layers, curve)
+    answered = [report.Answered(messages[0]["content"], messages[1]["content"], before, after)
+                for messages, before, after in zip(session.shown, outcome.before, outcome.after)]
+    print("", report.answers(answered), report.losses(outcome.history),
+          report.memory_plans(plans), report.memory_classes(own, outcome.used), sep="\n\n")
+    print(f"\nAnonymous memory at its peak, as the system counts it: "
+          f"{outcome.peak / report.MIB:.0f} MiB; planned: {own.total / report.MIB:.0f} MiB "
+          f"({100 * (outcome.peak / own.total - 1):+.1f} %)")
+    print(f"The whole process at its peak, Python and file pages included: "
+          f"{status_bytes('VmHWM') / report.MIB:.0f} MiB; time {clock(outcome.seconds)}")
     print(f"Loss curve: {curve}\nFine-tuned model: {session.output / 'out'}")
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Callable, NamedTuple, Optional
+from typing import Any, Callable, NamedTuple, Optional
 
 import liblisa
 
@@ -21,17 +21,26 @@ class Recipe:
     n_active: int = 2  # gamma: layers that train at a time
     interval_steps: int = 6  # K: steps between two draws
     kind: str = "reshuffle"  # every layer once before any layer twice
-    lr: float = 2e-4
+    lr: float = 2e-3
     warmup_steps: int = 6
     epochs: int = 3
-    batch_size: int = 8
+    batch_size: int = 4
+    head_rows: int = 64  # logits that exist at once: an answer is short
     max_grad_norm: float = 1.0
     seed: int = 1
 
-    def optimizer(self) -> dict[str, object]:
+    def optimizer(self) -> dict[str, Any]:
         """Keywords of liblisa.Optimizer; liblisa.plan takes the same."""
         return {"lr": self.lr, "max_grad_norm": self.max_grad_norm, "seed": self.seed,
                 "max_active_layers": self.n_active}
+
+    def batch(self) -> dict[str, Any]:
+        """Keywords of liblisa.Batch; liblisa.plan takes the same."""
+        return {"head_rows": self.head_rows}
+
+    def sampler(self, n_layers: int) -> liblisa.Sampler:
+        return liblisa.Sampler(n_layers, kind=self.kind, n_active=self.n_active,
+                               interval_steps=self.interval_steps, seed=self.seed)
 
     def lr_at(self, step: int, n_steps: int) -> float:
         """Linear warm-up, then half a cosine down to a tenth."""
@@ -76,26 +85,24 @@ def schedule(train: list[Example], recipe: Recipe) -> list[Padded]:
             for batch in shuffled(train, recipe.batch_size, recipe.seed + epoch)]
 
 
-def finetune(model: liblisa.Model, batch: liblisa.Batch, train: list[Example],
-             heldout: list[Example], recipe: Recipe, on_step: Callable[[Step], None],
-             evaluations: int = 8) -> History:
+def finetune(model: liblisa.Model, optimizer: liblisa.Optimizer, batch: liblisa.Batch,
+             train: list[Example], heldout: list[Example], recipe: Recipe,
+             on_step: Callable[[Step], None], evaluations: int = 6) -> History:
     """Trains for recipe.epochs epochs and measures the held-out loss every so often."""
     steps = schedule(train, recipe)
-    every = max(1, len(steps) // evaluations)
-    sampler = liblisa.Sampler(model.config.n_layers, kind=recipe.kind, n_active=recipe.n_active,
-                              interval_steps=recipe.interval_steps, seed=recipe.seed)
+    every = math.ceil(len(steps) / evaluations)
+    sampler = recipe.sampler(model.config.n_layers)
     history = History()
     history.heldout.append((0, mean_loss(model, batch, heldout, recipe.batch_size)))
-    with sampler, liblisa.Optimizer(model, **recipe.optimizer()) as optimizer:
-        for step, data in enumerate(steps):
-            batch.set(data.tokens, data.labels)
-            optimizer.set_lr(recipe.lr_at(step, len(steps)))
-            stats = liblisa.train_step(model, sampler, optimizer, batch, step)
-            layers = [layer for layer, on in enumerate(sampler.mask(step)[1:-1]) if on]
-            measured = None
-            if (step + 1) % every == 0 or step + 1 == len(steps):
-                measured = mean_loss(model, batch, heldout, recipe.batch_size)
-                history.heldout.append((step + 1, measured))
-            history.steps.append(Step(step + 1, stats, layers, data.n_tokens, measured))
-            on_step(history.steps[-1])
+    for step, data in enumerate(steps):
+        batch.set(data.tokens, data.labels)
+        optimizer.set_lr(recipe.lr_at(step, len(steps)))
+        stats = liblisa.train_step(model, sampler, optimizer, batch, step)
+        layers = [layer for layer, on in enumerate(sampler.mask(step)[1:-1]) if on]
+        measured = None
+        if (step + 1) % every == 0 or step + 1 == len(steps):
+            measured = mean_loss(model, batch, heldout, recipe.batch_size)
+            history.heldout.append((step + 1, measured))
+        history.steps.append(Step(step + 1, stats, layers, data.n_tokens, measured))
+        on_step(history.steps[-1])
     return history

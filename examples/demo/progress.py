@@ -5,6 +5,7 @@ SPDX-License-Identifier: MIT
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from typing import NamedTuple, Optional
@@ -32,7 +33,7 @@ def clock(seconds: float) -> str:
 class Progress:
     """Call step() after every step and close() at the end."""
 
-    def __init__(self, n_steps: int, every: int = 8) -> None:
+    def __init__(self, n_steps: int, every: int = 10) -> None:
         self._n_steps = n_steps
         self._every = every
         self._done = 0
@@ -41,8 +42,9 @@ class Progress:
         self._begin = time.monotonic()
         self._bar: Optional[tqdm] = None
         if sys.stdout.isatty():
+            width, height = shutil.get_terminal_size((120, 24))
             self._bar = tqdm(total=n_steps, desc="training", unit="step", file=sys.stdout,
-                             dynamic_ncols=True)
+                             ncols=width, nrows=height)
 
     def step(self, reading: Reading) -> None:
         self._done += 1

@@ -64,7 +64,7 @@ def memory_classes(plan: liblisa.Plan, used: dict[str, liblisa.MemoryUse]) -> st
 def memory_plans(plans: dict[str, liblisa.Plan]) -> str:
     rows = [["Planned MiB", "weights", "gradients", "AdamW state", "the rest", "total"]]
     for name, plan in plans.items():
-        weights = plan.bytes["weights private"]
+        weights = plan.bytes["private weights"]
         gradients = plan.bytes["gradients"]
         state = plan.bytes["moments"] + plan.bytes["low bits"]
         rest = plan.total - weights - gradients - state
