@@ -103,13 +103,13 @@ lisa_status lisa_model_save(lisa_model *model, const char *directory,
 }
 
 uint32_t lisa_model_n_tensors(const lisa_model *model) {
-    return model == NULL ? 0 : model->n_tensors;
+    return model == NULL ? 0 : model->base.n;
 }
 
 static lisa_status check_index(const lisa_model *model, uint32_t index) {
-    if (index >= model->n_tensors)
+    if (index >= model->base.n)
         return lisa__fail(LISA_E_INVAL, "tensor index %u, the model has %u tensors", index,
-                          model->n_tensors);
+                          model->base.n);
     return LISA_OK;
 }
 
@@ -117,7 +117,7 @@ lisa_status lisa_model_tensor_info(const lisa_model *model, uint32_t index,
                                    lisa_tensor_info *info) {
     LISA_REQUIRE(model);
     LISA_TRY(check_index(model, index));
-    const struct lisa__tensor_desc *d = &model->descs[index];
+    const struct lisa__tensor_desc *d = &model->base.descs[index];
     const lisa_tensor_info own = {
         .struct_size = sizeof own,
         .name = d->name,
@@ -134,8 +134,8 @@ lisa_status lisa_model_tensor_find(const lisa_model *model, const char *name, ui
     LISA_REQUIRE(model);
     LISA_REQUIRE(name);
     LISA_REQUIRE(index);
-    for (uint32_t i = 0; i < model->n_tensors; i++)
-        if (strcmp(model->descs[i].name, name) == 0) {
+    for (uint32_t i = 0; i < model->base.n; i++)
+        if (strcmp(model->base.descs[i].name, name) == 0) {
             *index = i;
             return LISA_OK;
         }
@@ -147,10 +147,10 @@ static lisa_status check_transfer(const lisa_model *model, uint32_t index, uint3
     LISA_TRY(check_index(model, index));
     if (dtype != LISA_DTYPE_F32 && dtype != LISA_DTYPE_F64)
         return lisa__fail(LISA_E_INVAL, "tensor values: dtype %u, expected f32 or f64", dtype);
-    if (n_elements != model->descs[index].n_elements)
+    if (n_elements != model->base.descs[index].n_elements)
         return lisa__fail(LISA_E_INVAL, "tensor \"%s\": %llu values given, it has %llu",
-                          model->descs[index].name, (unsigned long long)n_elements,
-                          (unsigned long long)model->descs[index].n_elements);
+                          model->base.descs[index].name, (unsigned long long)n_elements,
+                          (unsigned long long)model->base.descs[index].n_elements);
     return LISA_OK;
 }
 

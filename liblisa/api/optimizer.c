@@ -102,17 +102,17 @@ lisa_status lisa_optimizer_gradient_read(lisa_optimizer *optimizer, uint32_t ten
                                          uint32_t dtype, uint64_t n_elements) {
     LISA_REQUIRE(optimizer);
     LISA_REQUIRE(data);
-    lisa_model *model = optimizer->model;
-    if (tensor >= model->n_tensors || n_elements != model->descs[tensor].n_elements ||
+    const struct lisa__parameters *trained = optimizer->trained;
+    if (tensor >= trained->n || n_elements != trained->descs[tensor].n_elements ||
         (dtype != LISA_DTYPE_F32 && dtype != LISA_DTYPE_F64))
         return lisa__fail(LISA_E_INVAL,
                           "lisa_optimizer_gradient_read: expected a tensor's index, its number of "
                           "elements, and f32 or f64");
-    const void *gradient = model->tensors[tensor].gradient;
+    const void *gradient = trained->tensors[tensor].gradient;
     if (gradient == NULL)
         return lisa__fail(LISA_E_STATE, "tensor \"%s\" is frozen: it has no gradient",
-                          model->descs[tensor].name);
-    return lisa__download_real(model, gradient, n_elements, data, dtype);
+                          trained->descs[tensor].name);
+    return lisa__download_real(optimizer->model, gradient, n_elements, data, dtype);
 }
 
 static lisa_status check_group(const lisa_optimizer *optimizer, uint32_t group) {
@@ -126,15 +126,15 @@ lisa_status lisa_optimizer_gradient_norm(lisa_optimizer *optimizer, uint32_t gro
     LISA_REQUIRE(optimizer);
     LISA_REQUIRE(norm);
     LISA_TRY(check_group(optimizer, group));
-    lisa_model *model = optimizer->model;
+    lisa_backend *be = optimizer->model->be;
+    const struct lisa__parameters *trained = optimizer->trained;
     double total = 0;
-    for (uint32_t i = 0; i < model->n_tensors; i++) {
+    for (uint32_t i = 0; i < trained->n; i++) {
         double part = 0;
-        const lisa_typed gradient = {model->tensors[i].gradient, model->be->ops->real_dtype};
-        if (model->descs[i].group != group || gradient.data == NULL)
+        const lisa_typed gradient = {trained->tensors[i].gradient, be->ops->real_dtype};
+        if (trained->descs[i].group != group || gradient.data == NULL)
             continue;
-        LISA_TRY(
-            model->be->ops->sum_squares(model->be, gradient, model->descs[i].n_elements, &part));
+        LISA_TRY(be->ops->sum_squares(be, gradient, trained->descs[i].n_elements, &part));
         total += part;
     }
     *norm = sqrt(total);

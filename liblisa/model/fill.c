@@ -47,8 +47,8 @@ static lisa_status staging_begin(struct staging *s, lisa_context *context) {
 }
 
 static lisa_status fill_from_file(lisa_model *model, uint32_t index, const struct staging *s) {
-    const struct lisa__tensor *t = &model->tensors[index];
-    const uint64_t n = model->descs[index].n_elements;
+    const struct lisa__tensor *t = &model->base.tensors[index];
+    const uint64_t n = model->base.descs[index].n_elements;
     const size_t size = lisa__dtype_size(t->source->dtype);
     for (uint64_t at = 0; at < n; at += CHUNK) {
         const uint64_t count = chunk_of(at, n);
@@ -99,7 +99,7 @@ static double constant_of(uint32_t role) {
 
 static void random_chunk(const lisa_model *model, uint32_t index, uint64_t seed, uint64_t at,
                          uint64_t count, double *out) {
-    const struct lisa__tensor_desc *d = &model->descs[index];
+    const struct lisa__tensor_desc *d = &model->base.descs[index];
     for (uint64_t i = 0; i < count; i++) {
         if (d->n_dims == 1) {
             out[i] = constant_of(d->role);
@@ -112,8 +112,8 @@ static void random_chunk(const lisa_model *model, uint32_t index, uint64_t seed,
 }
 
 lisa_status lisa__fill_random(lisa_model *model, uint32_t index, uint64_t seed) {
-    const struct lisa__tensor *t = &model->tensors[index];
-    const uint64_t n = model->descs[index].n_elements;
+    const struct lisa__tensor *t = &model->base.tensors[index];
+    const uint64_t n = model->base.descs[index].n_elements;
     struct staging s;
     LISA_TRY(staging_begin(&s, model->context));
     lisa_status status = LISA_OK;
@@ -153,7 +153,7 @@ static lisa_status get(lisa_model *model, const lisa_typed *value, uint64_t begi
 
 lisa_status lisa__tensor_get(lisa_model *model, uint32_t index, uint64_t begin, uint64_t n,
                              void *out, uint32_t dtype) {
-    return get(model, &model->tensors[index].value, begin, n, out, dtype);
+    return get(model, &model->base.tensors[index].value, begin, n, out, dtype);
 }
 
 lisa_status lisa__download_real(lisa_model *model, const void *from, uint64_t n, void *out,
@@ -164,7 +164,7 @@ lisa_status lisa__download_real(lisa_model *model, const void *from, uint64_t n,
 
 static lisa_status put_chunk(lisa_model *model, uint32_t index, uint64_t at, uint64_t count,
                              const void *data, uint32_t dtype, const struct staging *s) {
-    const struct lisa__tensor *t = &model->tensors[index];
+    const struct lisa__tensor *t = &model->base.tensors[index];
     const lisa_backend_ops *ops = model->be->ops;
     if (t->low == NULL) {
         convert(s->a, t->value.dtype, data, dtype, count);
@@ -187,7 +187,7 @@ static lisa_status put_chunk(lisa_model *model, uint32_t index, uint64_t at, uin
 /* Finite as given, and as it will be held and saved. */
 static lisa_status check_finite(const lisa_model *model, uint32_t index, const void *data,
                                 uint32_t dtype) {
-    const struct lisa__tensor_desc *d = &model->descs[index];
+    const struct lisa__tensor_desc *d = &model->base.descs[index];
     for (uint64_t i = 0; i < d->n_elements; i++) {
         double held;
         lisa__store(&held, d->dtype, 0, lisa__load(data, dtype, i));
@@ -208,12 +208,12 @@ static lisa_status make_writable(lisa_model *model, uint32_t group) {
 }
 
 lisa_status lisa__tensor_put(lisa_model *model, uint32_t index, const void *data, uint32_t dtype) {
-    const uint64_t n = model->descs[index].n_elements;
+    const uint64_t n = model->base.descs[index].n_elements;
     struct staging s;
     LISA_TRY(lisa__model_check(model));
     LISA_TRY(check_finite(model, index, data, dtype));
     LISA_TRY(staging_begin(&s, model->context));
-    lisa_status status = make_writable(model, model->descs[index].group);
+    lisa_status status = make_writable(model, model->base.descs[index].group);
     for (uint64_t at = 0; at < n && status == LISA_OK; at += CHUNK)
         status = put_chunk(model, index, at, chunk_of(at, n),
                            (const unsigned char *)data + at * lisa__dtype_size(dtype), dtype, &s);

@@ -55,29 +55,29 @@ static lisa_status model_begin(lisa_model **out, lisa_context *context,
     model->real_size = lisa__dtype_size(context->be->ops->real_dtype);
     model->config = *config;
     model->family = lisa__family_find(config->family);
-    model->n_tensors = lisa__tensor_count(config);
+    model->base.n = lisa__tensor_count(config);
     LISA_TRY(copy_path(&model->directory, context, directory));
     LISA_TRY(copy_string(&model->scratch_dir, context, options->scratch_dir));
-    model->descs =
-        lisa__alloc(context, LISA_MEM_HANDLES, model->n_tensors * sizeof *model->descs, &status);
-    if (model->descs == NULL)
+    model->base.descs =
+        lisa__alloc(context, LISA_MEM_HANDLES, model->base.n * sizeof *model->base.descs, &status);
+    if (model->base.descs == NULL)
         return status;
-    lisa__tensor_list(config, model->descs);
-    model->tensors =
-        lisa__alloc(context, LISA_MEM_HANDLES, model->n_tensors * sizeof *model->tensors, &status);
-    if (model->tensors == NULL)
+    lisa__tensor_list(config, model->base.descs);
+    model->base.tensors = lisa__alloc(context, LISA_MEM_HANDLES,
+                                      model->base.n * sizeof *model->base.tensors, &status);
+    if (model->base.tensors == NULL)
         return status;
-    memset(model->tensors, 0, model->n_tensors * sizeof *model->tensors);
+    memset(model->base.tensors, 0, model->base.n * sizeof *model->base.tensors);
     return LISA_OK;
 }
 
 /* Memory for every tensor that is not in place already. */
 static void layout_loaded(struct lisa__layout *layout, lisa_model *model) {
-    for (uint32_t i = 0; i < model->n_tensors; i++) {
-        struct lisa__tensor_desc *d = &model->descs[i];
+    for (uint32_t i = 0; i < model->base.n; i++) {
+        struct lisa__tensor_desc *d = &model->base.descs[i];
         if (d->mapped)
             continue;
-        model->tensors[i].value = (lisa_typed){
+        model->base.tensors[i].value = (lisa_typed){
             .data = lisa__take(layout, LISA_MEM_WEIGHTS_PRIVATE, d->n_elements,
                                lisa__dtype_size(d->dtype)),
             .dtype = d->dtype,
@@ -135,9 +135,9 @@ static int usable_in_place(const lisa_model *model, const struct lisa__st_tensor
 }
 
 static lisa_status bind_sources(lisa_model *model) {
-    for (uint32_t i = 0; i < model->n_tensors; i++) {
-        struct lisa__tensor_desc *d = &model->descs[i];
-        struct lisa__tensor *t = &model->tensors[i];
+    for (uint32_t i = 0; i < model->base.n; i++) {
+        struct lisa__tensor_desc *d = &model->base.descs[i];
+        struct lisa__tensor *t = &model->base.tensors[i];
         const struct lisa__st_tensor *s = find_source(model, d->name);
         LISA_TRY(check_source(model, d, s));
         t->source = s;
@@ -157,8 +157,8 @@ static void report_unused(const lisa_model *model) {
     for (uint32_t i = 0; i < lisa__weights_count(model->files); i++) {
         const struct lisa__st_tensor *s = lisa__weights_at(model->files, i);
         uint32_t users = 0;
-        for (uint32_t k = 0; k < model->n_tensors && users == 0; k++)
-            users += model->tensors[k].source == s;
+        for (uint32_t k = 0; k < model->base.n && users == 0; k++)
+            users += model->base.tensors[k].source == s;
         if (users == 0 && !(model->family->ignores != NULL && model->family->ignores(s->name)))
             lisa__log(model->context, LISA_LOG_WARN, "%s: tensor \"%s\" is not used",
                       lisa__weights_path(model->files, s), s->name);
@@ -171,15 +171,15 @@ static lisa_status open_into(lisa_model *model, const lisa_model_options *option
     LISA_TRY(bind_sources(model));
     report_unused(model);
     LISA_TRY(alloc_loaded(model));
-    for (uint32_t i = 0; i < model->n_tensors; i++)
-        if (!model->descs[i].mapped)
+    for (uint32_t i = 0; i < model->base.n; i++)
+        if (!model->base.descs[i].mapped)
             LISA_TRY(lisa__fill_from_file(model, i));
-    model->config.weights_dtype = model->tensors[0].file_dtype;
+    model->config.weights_dtype = model->base.tensors[0].file_dtype;
     if (options->load == LISA_LOAD_COPY) {
         lisa__weights_close(model->files);
         model->files = NULL;
-        for (uint32_t i = 0; i < model->n_tensors; i++)
-            model->tensors[i].source = NULL;
+        for (uint32_t i = 0; i < model->base.n; i++)
+            model->base.tensors[i].source = NULL;
     }
     return LISA_OK;
 }
@@ -202,12 +202,12 @@ lisa_status lisa__model_open(lisa_model **out, lisa_context *context, const char
 }
 
 static lisa_status create_into(lisa_model *model, uint64_t seed) {
-    for (uint32_t i = 0; i < model->n_tensors; i++) {
-        model->tensors[i].file_dtype = model->config.weights_dtype;
-        model->descs[i].dtype = lisa__held_dtype(model->be->ops, model->config.weights_dtype);
+    for (uint32_t i = 0; i < model->base.n; i++) {
+        model->base.tensors[i].file_dtype = model->config.weights_dtype;
+        model->base.descs[i].dtype = lisa__held_dtype(model->be->ops, model->config.weights_dtype);
     }
     LISA_TRY(alloc_loaded(model));
-    for (uint32_t i = 0; i < model->n_tensors; i++)
+    for (uint32_t i = 0; i < model->base.n; i++)
         LISA_TRY(lisa__fill_random(model, i, seed));
     return LISA_OK;
 }
@@ -248,13 +248,14 @@ void lisa__model_release(lisa_model *model) {
         lisa__layout_free(&model->homes[p], context);
     lisa__scratch_destroy(&model->scratch, context);
     lisa__layout_free(&model->loaded, context);
-    for (uint32_t i = 0; model->descs != NULL && i < model->n_tensors; i++)
-        unmap(model, &model->descs[i]);
+    for (uint32_t i = 0; model->base.descs != NULL && i < model->base.n; i++)
+        unmap(model, &model->base.descs[i]);
     if (model->files != NULL)
         lisa__weights_close(model->files);
-    lisa__release(context, LISA_MEM_HANDLES, model->tensors,
-                  model->n_tensors * sizeof *model->tensors);
-    lisa__release(context, LISA_MEM_HANDLES, model->descs, model->n_tensors * sizeof *model->descs);
+    lisa__release(context, LISA_MEM_HANDLES, model->base.tensors,
+                  model->base.n * sizeof *model->base.tensors);
+    lisa__release(context, LISA_MEM_HANDLES, model->base.descs,
+                  model->base.n * sizeof *model->base.descs);
     release_string(context, model->scratch_dir);
     release_string(context, model->directory);
     lisa__release(context, LISA_MEM_HANDLES, model, sizeof *model);
@@ -262,8 +263,8 @@ void lisa__model_release(lisa_model *model) {
 }
 
 lisa_status lisa__model_check(const lisa_model *model) {
-    for (uint32_t i = 0; i < model->n_tensors; i++)
-        if (model->descs[i].mapped)
+    for (uint32_t i = 0; i < model->base.n; i++)
+        if (model->base.descs[i].mapped)
             return lisa__weights_check(model->files);
     return LISA_OK;
 }
@@ -272,7 +273,7 @@ static void layout_homes(struct lisa__layout *layout, lisa_model *model, void **
                          uint32_t part) {
     uint32_t first, last;
     lisa__part_groups(&model->config, part, &first, &last);
-    lisa__homes_layout(layout, homes, model->descs, model->n_tensors, first, last);
+    lisa__homes_layout(layout, homes, model->base.descs, model->base.n, first, last);
 }
 
 /* Private memory for a part, from the scratch file if the host asked for one. */
@@ -301,7 +302,7 @@ lisa_status lisa__model_reserve(lisa_model *model, uint32_t part) {
     if (model->reserved[part])
         return LISA_OK;
     lisa_status status;
-    const uint64_t bytes = model->n_tensors * sizeof(void *);
+    const uint64_t bytes = model->base.n * sizeof(void *);
     void **homes = lisa__alloc(model->context, LISA_MEM_HANDLES, bytes, &status);
     if (homes == NULL)
         return status;
@@ -312,9 +313,9 @@ lisa_status lisa__model_reserve(lisa_model *model, uint32_t part) {
         struct lisa__layout carving = carving_of(model, part);
         layout_homes(&carving, model, homes, part);
         status = lisa__layout_check(&carving);
-        for (uint32_t i = 0; i < model->n_tensors && status == LISA_OK; i++)
+        for (uint32_t i = 0; i < model->base.n && status == LISA_OK; i++)
             if (homes[i] != NULL)
-                model->tensors[i].home = homes[i];
+                model->base.tensors[i].home = homes[i];
         model->reserved[part] = status == LISA_OK;
     } else {
         memset(&model->homes[part], 0, sizeof model->homes[part]);
@@ -326,13 +327,13 @@ lisa_status lisa__model_reserve(lisa_model *model, uint32_t part) {
 void lisa__model_unreserve(lisa_model *model, uint32_t part) {
     uint32_t first, last;
     lisa__part_groups(&model->config, part, &first, &last);
-    for (uint32_t i = 0; i < model->n_tensors; i++)
-        if (model->descs[i].group >= first && model->descs[i].group <= last &&
-            model->tensors[i].home != NULL && !model->descs[i].mapped)
+    for (uint32_t i = 0; i < model->base.n; i++)
+        if (model->base.descs[i].group >= first && model->base.descs[i].group <= last &&
+            model->base.tensors[i].home != NULL && !model->base.descs[i].mapped)
             return;
-    for (uint32_t i = 0; i < model->n_tensors; i++)
-        if (model->descs[i].group >= first && model->descs[i].group <= last)
-            model->tensors[i].home = NULL;
+    for (uint32_t i = 0; i < model->base.n; i++)
+        if (model->base.descs[i].group >= first && model->base.descs[i].group <= last)
+            model->base.tensors[i].home = NULL;
     lisa__layout_free(&model->homes[part], model->context);
     if (part == LISA__PART_LAYERS)
         lisa__scratch_destroy(&model->scratch, model->context);
@@ -340,8 +341,8 @@ void lisa__model_unreserve(lisa_model *model, uint32_t part) {
 }
 
 static lisa_status own(lisa_model *model, uint32_t index) {
-    struct lisa__tensor *t = &model->tensors[index];
-    struct lisa__tensor_desc *d = &model->descs[index];
+    struct lisa__tensor *t = &model->base.tensors[index];
+    struct lisa__tensor_desc *d = &model->base.descs[index];
     if (!d->mapped)
         return LISA_OK;
     if (t->home == NULL)
@@ -354,36 +355,36 @@ static lisa_status own(lisa_model *model, uint32_t index) {
 }
 
 lisa_status lisa__model_own_group(lisa_model *model, uint32_t group) {
-    for (uint32_t i = 0; i < model->n_tensors; i++)
-        if (model->descs[i].group == group)
+    for (uint32_t i = 0; i < model->base.n; i++)
+        if (model->base.descs[i].group == group)
             LISA_TRY(own(model, i));
     return LISA_OK;
 }
 
 struct lisa__tensor *lisa__model_tensor(const lisa_model *model, uint32_t layer, uint32_t role) {
-    for (uint32_t i = 0; i < model->n_tensors; i++) {
-        const struct lisa__tensor_desc *d = &model->descs[i];
+    for (uint32_t i = 0; i < model->base.n; i++) {
+        const struct lisa__tensor_desc *d = &model->base.descs[i];
         if (d->role == role && (role >= LISA__BLOCK_ROLES || d->group == 1 + layer))
-            return &model->tensors[i];
+            return &model->base.tensors[i];
     }
     return NULL;
 }
 
 int lisa__group_trains(const lisa_model *model, uint32_t group) {
-    for (uint32_t i = 0; i < model->n_tensors; i++)
-        if (model->descs[i].group == group && model->tensors[i].gradient != NULL)
+    for (uint32_t i = 0; i < model->base.n; i++)
+        if (model->base.descs[i].group == group && model->base.tensors[i].gradient != NULL)
             return 1;
     return 0;
 }
 
 lisa_status lisa__group_sum_squares(lisa_model *model, uint32_t group, double *out) {
     double total = 0;
-    for (uint32_t i = 0; i < model->n_tensors; i++) {
+    for (uint32_t i = 0; i < model->base.n; i++) {
         double part = 0;
-        if (model->descs[i].group != group)
+        if (model->base.descs[i].group != group)
             continue;
-        LISA_TRY(model->be->ops->sum_squares(model->be, model->tensors[i].value,
-                                             model->descs[i].n_elements, &part));
+        LISA_TRY(model->be->ops->sum_squares(model->be, model->base.tensors[i].value,
+                                             model->base.descs[i].n_elements, &part));
         total += part;
     }
     *out = total;
@@ -391,13 +392,13 @@ lisa_status lisa__group_sum_squares(lisa_model *model, uint32_t group, double *o
 }
 
 lisa_status lisa__blame_weights(lisa_model *model, const char *what) {
-    for (uint32_t i = 0; i < model->n_tensors; i++) {
+    for (uint32_t i = 0; i < model->base.n; i++) {
         double sum = 0;
-        LISA_TRY(model->be->ops->sum_squares(model->be, model->tensors[i].value,
-                                             model->descs[i].n_elements, &sum));
+        LISA_TRY(model->be->ops->sum_squares(model->be, model->base.tensors[i].value,
+                                             model->base.descs[i].n_elements, &sum));
         if (!isfinite(sum))
             return lisa__fail(LISA_E_NONFINITE, "%s is not finite: tensor \"%s\" has NaN or Inf",
-                              what, model->descs[i].name);
+                              what, model->base.descs[i].name);
     }
     return lisa__fail(LISA_E_NONFINITE, "%s is not finite, though every weight is", what);
 }

@@ -18,9 +18,17 @@ struct lisa__tensor {
     const struct lisa__st_tensor *source; /* its place in the files, or NULL */
 };
 
+/* Tensors that an optimizer may train: a model's weights, or an adapter's. */
+struct lisa__parameters {
+    struct lisa__tensor_desc *descs; /* [n], in group order */
+    struct lisa__tensor *tensors;    /* [n] */
+    uint32_t n;
+};
+
+struct lisa_adapter;
+
 struct lisa_model {
     uint32_t references;
-    uint32_t n_tensors;
     lisa_context *context;
     lisa_backend *be;
     size_t real_size;
@@ -29,13 +37,13 @@ struct lisa_model {
     char *directory;   /* it was opened from; NULL when made from a description */
     char *scratch_dir; /* or NULL */
     struct lisa__weights *files;
-    struct lisa__tensor_desc *descs; /* [n_tensors] */
-    struct lisa__tensor *tensors;    /* [n_tensors] */
-    struct lisa__layout loaded;      /* tensors that never were in a mapping */
+    struct lisa__parameters base;
+    struct lisa__layout loaded; /* tensors that never were in a mapping */
     struct lisa__layout homes[LISA__PARTS];
     struct lisa__scratch scratch;
     uint32_t reserved[LISA__PARTS];
     struct lisa_optimizer *optimizer; /* the bound one; opaque here */
+    struct lisa_adapter *adapter;     /* the attached one, or NULL */
     uint64_t version;                 /* counts changes of weights: a forward is stale after one */
 };
 

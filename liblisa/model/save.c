@@ -17,7 +17,7 @@ struct source {
 static lisa_status check_narrowed(const struct source *s, uint32_t index, const void *values,
                                   uint64_t n) {
     const uint32_t dtype = s->written[index].dtype;
-    if (dtype == s->model->descs[index].dtype)
+    if (dtype == s->model->base.descs[index].dtype)
         return LISA_OK;
     for (uint64_t i = 0; i < n; i++)
         if (!isfinite(lisa__load(values, dtype, i)))
@@ -36,11 +36,11 @@ static lisa_status deliver(void *user, uint32_t index, uint64_t begin, uint64_t 
 static lisa_status save_tensors(lisa_model *model, const char *directory,
                                 const lisa_save_options *options,
                                 struct lisa__write_tensor *written) {
-    for (uint32_t i = 0; i < model->n_tensors; i++) {
-        const struct lisa__tensor_desc *d = &model->descs[i];
+    for (uint32_t i = 0; i < model->base.n; i++) {
+        const struct lisa__tensor_desc *d = &model->base.descs[i];
         written[i] = (struct lisa__write_tensor){
             .name = d->name,
-            .dtype = options->dtype != 0 ? options->dtype : model->tensors[i].file_dtype,
+            .dtype = options->dtype != 0 ? options->dtype : model->base.tensors[i].file_dtype,
             .n_dims = d->n_dims,
             .shape = {d->shape[0], d->shape[1]},
             .n_elements = d->n_elements,
@@ -49,7 +49,7 @@ static lisa_status save_tensors(lisa_model *model, const char *directory,
     const uint64_t shard =
         options->max_shard_bytes != 0 ? options->max_shard_bytes : DEFAULT_SHARD_BYTES;
     struct source s = {model, written};
-    return lisa__write_weights(model->context, directory, written, model->n_tensors, shard, deliver,
+    return lisa__write_weights(model->context, directory, written, model->base.n, shard, deliver,
                                &s);
 }
 
@@ -57,7 +57,7 @@ lisa_status lisa__model_save(lisa_model *model, const char *directory,
                              const lisa_save_options *options) {
     lisa_status status;
     LISA_TRY(lisa__model_check(model));
-    const uint64_t bytes = model->n_tensors * sizeof(struct lisa__write_tensor);
+    const uint64_t bytes = model->base.n * sizeof(struct lisa__write_tensor);
     struct lisa__write_tensor *written =
         lisa__alloc(model->context, LISA_MEM_HANDLES, bytes, &status);
     if (written == NULL)

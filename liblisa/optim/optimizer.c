@@ -58,8 +58,10 @@ static lisa_status alloc_tables(lisa_optimizer *o) {
     return LISA_OK;
 }
 
-/* Private copies for the weights that may train. */
+/* Private copies for the weights that may train; an adapter's are private from the start. */
 static lisa_status reserve_weights(lisa_optimizer *o) {
+    if (o->adapter != NULL)
+        return LISA_OK;
     if (o->max_active != 0)
         LISA_TRY(lisa__model_reserve(o->model, LISA__PART_LAYERS));
     if (o->options.train_embedding)
@@ -126,9 +128,10 @@ lisa_status lisa__optimizer_create(lisa_optimizer **out, lisa_model *model,
         return status;
     memset(o, 0, sizeof *o);
     o->model = lisa__model_retain(model);
+    o->trained = &model->base;
     o->options = *options;
     o->n_layers = model->config.n_layers;
-    o->shape = lisa__state_shape_of(model->descs, model->n_tensors, &model->config, options,
+    o->shape = lisa__state_shape_of(o->trained->descs, o->trained->n, &model->config, options,
                                     model->real_size);
     o->max_active = o->shape.max_active;
     status = create_into(o);
@@ -141,9 +144,9 @@ lisa_status lisa__optimizer_create(lisa_optimizer **out, lisa_model *model,
     return LISA_OK;
 }
 
-static void unlend(lisa_model *model) {
-    for (uint32_t i = 0; i < model->n_tensors; i++)
-        model->tensors[i].gradient = model->tensors[i].low = NULL;
+static void unlend(const struct lisa__parameters *trained) {
+    for (uint32_t i = 0; i < trained->n; i++)
+        trained->tensors[i].gradient = trained->tensors[i].low = NULL;
 }
 
 void lisa__optimizer_destroy(lisa_optimizer *o) {
@@ -152,7 +155,7 @@ void lisa__optimizer_destroy(lisa_optimizer *o) {
     lisa_model *model = o->model;
     lisa_context *context = model->context;
     if (model->optimizer == o) {
-        unlend(model);
+        unlend(o->trained);
         model->optimizer = NULL;
     }
     lisa__release(context, LISA_MEM_HANDLES, o->slot_taken,

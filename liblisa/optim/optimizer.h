@@ -23,6 +23,8 @@ struct lisa__window {
 
 struct lisa_optimizer {
     lisa_model *model;
+    const struct lisa__parameters *trained; /* the model's weights, or the adapter's */
+    struct lisa_adapter *adapter;           /* whose they are, or NULL */
     lisa_optimizer_options options;
     uint32_t n_layers, max_active;
     struct lisa__state_shape shape;

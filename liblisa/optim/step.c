@@ -9,16 +9,17 @@
 /* Squared norm of the un-normalised gradient of all active groups, in group order. */
 static lisa_status gradient_norm(const lisa_optimizer *o, double *out) {
     const lisa_model *m = o->model;
+    const struct lisa__parameters *trained = o->trained;
     double total = 0;
-    for (uint32_t i = 0; i < m->n_tensors; i++) {
+    for (uint32_t i = 0; i < trained->n; i++) {
         double part = 0;
-        if (m->tensors[i].gradient == NULL)
+        if (trained->tensors[i].gradient == NULL)
             continue;
-        const lisa_typed gradient = {m->tensors[i].gradient, m->be->ops->real_dtype};
-        LISA_TRY(m->be->ops->sum_squares(m->be, gradient, m->descs[i].n_elements, &part));
+        const lisa_typed gradient = {trained->tensors[i].gradient, m->be->ops->real_dtype};
+        LISA_TRY(m->be->ops->sum_squares(m->be, gradient, trained->descs[i].n_elements, &part));
         if (!isfinite(part))
             return lisa__fail(LISA_E_NONFINITE, "the gradient of tensor \"%s\" has NaN or Inf",
-                              m->descs[i].name);
+                              trained->descs[i].name);
         total += part;
     }
     *out = sqrt(total);
@@ -28,15 +29,16 @@ static lisa_status gradient_norm(const lisa_optimizer *o, double *out) {
 static lisa_status update_tensor(const lisa_optimizer *o, uint32_t index, double grad_scale) {
     const lisa_model *m = o->model;
     const lisa_optimizer_options *p = &o->options;
-    const struct lisa__tensor_desc *d = &m->descs[index];
+    const struct lisa__tensor_desc *d = &o->trained->descs[index];
+    const struct lisa__tensor *tensor = &o->trained->tensors[index];
     const struct lisa__state state = lisa__group_state(o, d->group);
-    const uint64_t place = lisa__tensor_place(m->descs, index).elements * m->real_size;
+    const uint64_t place = lisa__tensor_place(o->trained->descs, index).elements * m->real_size;
     const double t = (double)(o->groups[d->group].steps + 1);
     const lisa_adamw op = {
         .n = d->n_elements,
-        .weight = m->tensors[index].value,
-        .low = m->tensors[index].low,
-        .gradient = m->tensors[index].gradient,
+        .weight = tensor->value,
+        .low = tensor->low,
+        .gradient = tensor->gradient,
         .m = (unsigned char *)state.m + place,
         .v = (unsigned char *)state.v + place,
         .lr = p->lr,
@@ -53,8 +55,8 @@ static lisa_status update_tensor(const lisa_optimizer *o, uint32_t index, double
 
 static lisa_status update(lisa_optimizer *o, double grad_scale) {
     lisa_model *m = o->model;
-    for (uint32_t i = 0; i < m->n_tensors; i++)
-        if (m->tensors[i].gradient != NULL)
+    for (uint32_t i = 0; i < o->trained->n; i++)
+        if (o->trained->tensors[i].gradient != NULL)
             LISA_TRY(update_tensor(o, i, grad_scale));
     for (uint32_t g = 0; g < o->n_layers + 2; g++)
         o->groups[g].steps += o->groups[g].active;

@@ -46,21 +46,22 @@ static lisa_status copy_state(const lisa_optimizer *o, struct lisa__state to,
 
 /* Opens or closes the masters of a group's 16-bit weights. */
 static lisa_status masters(lisa_optimizer *o, uint32_t group, uint32_t what) {
-    lisa_model *m = o->model;
+    lisa_backend *be = o->model->be;
+    const struct lisa__parameters *trained = o->trained;
     const struct lisa__state state = lisa__group_state(o, group);
-    for (uint32_t i = 0; i < m->n_tensors; i++) {
-        const struct lisa__tensor_desc *d = &m->descs[i];
+    for (uint32_t i = 0; i < trained->n; i++) {
+        const struct lisa__tensor_desc *d = &trained->descs[i];
         if (d->group != group || lisa__low_size(d->dtype) == 0)
             continue;
         const lisa_master op = {
             .what = what,
             .n = d->n_elements,
-            .weight = m->tensors[i].value,
-            .low = at(state.low, lisa__tensor_place(m->descs, i).low),
+            .weight = trained->tensors[i].value,
+            .low = at(state.low, lisa__tensor_place(trained->descs, i).low),
             .seed = o->options.seed,
-            .stream = (uint64_t)o->groups[group].rounded * m->n_tensors + i,
+            .stream = (uint64_t)o->groups[group].rounded * trained->n + i,
         };
-        LISA_TRY(m->be->ops->master(m->be, &op));
+        LISA_TRY(be->ops->master(be, &op));
     }
     return LISA_OK;
 }
@@ -120,7 +121,8 @@ static void take_slot(lisa_optimizer *o, uint32_t group) {
 static lisa_status arrive(lisa_optimizer *o, uint32_t group) {
     struct lisa__group *g = &o->groups[group];
     const int needs_slot = is_layer(o, group) && g->slot < 0;
-    LISA_TRY(lisa__model_own_group(o->model, group));
+    if (o->adapter == NULL)
+        LISA_TRY(lisa__model_own_group(o->model, group));
     if (needs_slot)
         take_slot(o, group);
     g->active = 1;
@@ -140,18 +142,18 @@ static void *low_of(const lisa_optimizer *o, uint32_t group) {
 }
 
 lisa_status lisa__optimizer_lend(lisa_optimizer *o) {
-    lisa_model *m = o->model;
+    const struct lisa__parameters *trained = o->trained;
     uint64_t element = LISA__GRADIENT_HEADER;
-    for (uint32_t i = 0; i < m->n_tensors; i++) {
-        const struct lisa__tensor_desc *d = &m->descs[i];
-        const struct lisa__extent place = lisa__tensor_place(m->descs, i);
-        struct lisa__tensor *t = &m->tensors[i];
+    for (uint32_t i = 0; i < trained->n; i++) {
+        const struct lisa__tensor_desc *d = &trained->descs[i];
+        const struct lisa__extent place = lisa__tensor_place(trained->descs, i);
+        struct lisa__tensor *t = &trained->tensors[i];
         void *low = low_of(o, d->group);
         t->low = lisa__low_size(d->dtype) != 0 ? at(low, place.low) : NULL;
         t->gradient = NULL;
         if (!o->groups[d->group].active)
             continue;
-        t->gradient = at(o->memory.gradients, element * m->real_size);
+        t->gradient = at(o->memory.gradients, element * o->model->real_size);
         element += (d->n_elements + 15) / 16 * 16;
     }
     o->gradient_elements = element;

@@ -222,7 +222,7 @@ static double *master_snapshot(const rig *r) {
     size_t n, at = 0;
     double *all = rig_snapshot(r, &n);
     for (uint32_t i = 0; i < r->n_tensors; i++) {
-        const struct lisa__tensor *tensor = &r->model->tensors[i];
+        const struct lisa__tensor *tensor = &r->model->base.tensors[i];
         size_t count = (size_t)rig_tensor(r, i).n_elements;
         float *values = malloc(count * sizeof *values);
         ck_assert_ptr_nonnull(values);
