@@ -1,5 +1,5 @@
 /* Logits, loss, gradients and ten training steps of tiny LLaMAs against transformers and torch in
- * float64 (tests/tools/make_llama_fixture.py). */
+ * float64 (tests/tools/make_family_fixtures.py). */
 #include "check_main.h"
 #include "fixture.h"
 #include "rig.h"

@@ -1,39 +1,54 @@
 """What the scripts that compare with transformers share."""
 
-import contextlib
-import json
 import pathlib
 import sys
 
 import numpy as np
 import torch
-from transformers import LlamaForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils import logging
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "tools"))
 
-from make_llama_fixture import float64_llama  # noqa: E402
+from float64 import Float64  # noqa: E402
 
 logging.disable_progress_bar()
 
 
-def rope_of(directory):
-    """(head_dim, theta, scaling or None) of a directory's config.json."""
-    config = json.loads((pathlib.Path(directory) / "config.json").read_text())
-    rope = config.get("rope_parameters") or {}
-    scaling = config.get("rope_scaling") or (rope if rope.get("rope_type") == "llama3" else None)
-    head_dim = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
-    return head_dim, config.get("rope_theta") or rope["rope_theta"], scaling
+def unknown_to_transformers(directory):
+    """Why this transformers cannot read the directory's config.json; None where it can."""
+    try:
+        AutoConfig.from_pretrained(directory)
+    except (KeyError, ValueError) as error:
+        return str(error).splitlines()[0]
+    return None
+
+
+def opened(directory, dtype):
+    """transformers' model, in which every weight must be from the directory and used."""
+    model, info = AutoModelForCausalLM.from_pretrained(
+        directory, torch_dtype=dtype, attn_implementation="eager", output_loading_info=True)
+    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        assert not info[kind], f"{directory}: {kind} {info[kind]}"
+    return model.eval()
+
+
+def exact(model):
+    """The same model with every buffer, too, made in float64; to be used inside Float64()."""
+    wide = AutoModelForCausalLM.from_config(model.config, attn_implementation="eager").double()
+    wide.load_state_dict(model.double().state_dict())
+    return wide.eval()
 
 
 def transformers_logits(directory, tokens, dtype):
     """Logits [B, T, V] as float64; with torch.float64 nothing in between is rounded to float32."""
-    model = LlamaForCausalLM.from_pretrained(directory, torch_dtype=dtype,
-                                             attn_implementation="eager").eval()
-    exact = float64_llama(*rope_of(directory)) if dtype == torch.float64 else contextlib.nullcontext()
-    with torch.no_grad(), exact:
-        hidden = model.model(torch.tensor(tokens), use_cache=False)[0]
-        return model.lm_head(hidden).double().numpy()
+    model = opened(directory, dtype)
+    tokens = torch.tensor(tokens)
+    with torch.no_grad():
+        if dtype != torch.float64:
+            return model(tokens, use_cache=False).logits.double().numpy()
+        with Float64():
+            return exact(model)(tokens, use_cache=False).logits.numpy()
 
 
 def lisa_logits(lisa, model, tokens):

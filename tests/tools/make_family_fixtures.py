@@ -6,7 +6,7 @@ Made with torch 2.15.0, transformers 5.23.0 and safetensors 0.8.0; needs a trans
 Qwen3 and LLaMA 3's RoPE scaling. Each model of MODELS is tiny and of odd sizes, all its weights are
 random, and its config.json looks as the family's do on the hub. For each NAME of MODELS:
 
-  NAME                       the directory, in float32
+  NAME                       the directory, in float32; llama-untied with small files beside it
   NAME-bf16                  the same weights rounded to bfloat16; gpt2-f16: to float16
   gpt2-plain                 gpt2 as on the hub: names without "transformer.", with mask buffers
   llama-tied-sharded         llama-tied in shards, config.json with the keys of transformers 5
@@ -114,6 +114,18 @@ MODELS = {
 }
 ROUNDED = {name: ["bf16"] for name in MODELS}
 ROUNDED["gpt2"] = ["bf16", "f16"]
+# Files that a directory has beside its weights, and that go where the model goes.
+BESIDE = {
+    "chat_template.jinja": "{% for message in messages %}{{ message['content'] }}{% endfor %}",
+    "generation_config.json": json.dumps({"bos_token_id": 1, "eos_token_id": EOS}, indent=2) + "\n",
+    "tokenizer.json": json.dumps({
+        "version": "1.0", "truncation": None, "padding": None, "added_tokens": [],
+        "normalizer": None, "pre_tokenizer": {"type": "Whitespace"}, "post_processor": None,
+        "decoder": None,
+        "model": {"type": "WordLevel", "vocab": {"a": 0, "<s>": 1, "</s>": 2}, "unk_token": "a"},
+    }, indent=2) + "\n",
+    "tokenizer_config.json": json.dumps({"bos_token": "<s>", "eos_token": "</s>"}, indent=2) + "\n",
+}
 DTYPES = {"bf16": torch.bfloat16, "f16": torch.float16}
 
 # Layers stay over a swap, leave, and come back; one step trains no layer at all.
@@ -182,6 +194,9 @@ def write_directories(data, name, config, state):
                         {key: value.to(dtype) for key, value in state.items()})
     if name == "gpt2":
         write_directory(data / "gpt2-plain", *as_on_the_hub(config, state))
+    if name == "llama-untied":
+        for file, text in BESIDE.items():
+            (data / name / file).write_text(text)
     if name == "llama-tied":
         write_shards(data / "llama-tied-sharded", with_keys_of_5(config), state)
 
