@@ -29,7 +29,9 @@ extern "C" {
 
 typedef struct lisa_model_config {
     size_t struct_size;
-    char family[32];   /* "llama", ...: names tensors and files, decides no arithmetic */
+    /* "llama", "gpt2", "mistral", "phi", "qwen2" or "qwen3": names tensors and files, decides no
+     * arithmetic. */
+    char family[32];
     uint32_t n_layers; /* L */
     uint32_t d_model;  /* C */
     uint32_t n_heads;
@@ -136,7 +138,8 @@ LISA_API uint32_t lisa_model_n_tensors(const lisa_model *model);
 LISA_API lisa_status lisa_model_tensor_info(const lisa_model *model, uint32_t index,
                                             lisa_tensor_info *info);
 
-/* Index of the tensor with a Hugging Face name; LISA_E_NOTFOUND. */
+/* Index of the tensor with a Hugging Face name; LISA_E_NOTFOUND. GPT-2's names are known with and
+ * without "transformer.", however the model's files spell them. */
 LISA_API lisa_status lisa_model_tensor_find(const lisa_model *model, const char *name,
                                             uint32_t *index);
 

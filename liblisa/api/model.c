@@ -130,12 +130,19 @@ lisa_status lisa_model_tensor_info(const lisa_model *model, uint32_t index,
     return lisa__options_write(info, sizeof own, &own, sizeof own, "lisa_tensor_info");
 }
 
+/* Prefixed or not, whichever way the model spells it itself. */
+static int is_called(const lisa_model *model, const char *own, const char *name) {
+    const char *a = lisa__family_unprefixed(model->family, own);
+    const char *b = lisa__family_unprefixed(model->family, name);
+    return strcmp(a != NULL ? a : own, b != NULL ? b : name) == 0;
+}
+
 lisa_status lisa_model_tensor_find(const lisa_model *model, const char *name, uint32_t *index) {
     LISA_REQUIRE(model);
     LISA_REQUIRE(name);
     LISA_REQUIRE(index);
     for (uint32_t i = 0; i < model->base.n; i++)
-        if (strcmp(model->base.descs[i].name, name) == 0) {
+        if (is_called(model, model->base.descs[i].name, name)) {
             *index = i;
             return LISA_OK;
         }

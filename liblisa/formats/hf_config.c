@@ -58,6 +58,8 @@ static const struct {
     {"alibi", 0, NULL},
     {"use_alibi", 0, NULL},
     {"position_embedding_type", NAN, "rope"},
+    {"attention_bias", 0, NULL},
+    {"mlp_bias", 0, NULL},
     {"pretraining_tp", 1, NULL},
     {"parallel_attn", 0, NULL},
     {"use_parallel_residual", 0, NULL},
@@ -76,9 +78,9 @@ static const char *const dropouts[] = {
 
 /* Keys that are read here or say nothing of the arithmetic. */
 static const char *const bookkeeping[] = {
-    "_name_or_path", "architectures", "bos_token_id", "dtype",
-    "eos_token_id",  "model_type",    "pad_token_id", "tokenizer_class",
-    "torch_dtype",   "unk_token_id",  "use_cache",    "transformers_version",
+    "_name_or_path", "architectures", "bos_token_id",         "dtype",           "eos_token_id",
+    "model_type",    "pad_token_id",  "task_specific_params", "tokenizer_class", "torch_dtype",
+    "unk_token_id",  "use_cache",     "transformers_version",
 };
 
 static const struct {
@@ -92,7 +94,7 @@ static const struct {
 };
 
 static int is_in(const char *const *list, size_t n, const char *key) {
-    for (size_t i = 0; i < n && list[i] != NULL; i++)
+    for (size_t i = 0; i < n; i++)
         if (strcmp(list[i], key) == 0)
             return 1;
     return 0;
@@ -170,7 +172,7 @@ static lisa_status check_dropout(lisa_context *context, const json_t *json, cons
 
 static lisa_status check_key(lisa_context *context, const json_t *json, const char *file,
                              const struct lisa__family *family, const char *key) {
-    int found = is_in(family->keys, SIZE_MAX, key) ||
+    int found = lisa__family_has_key(family, key) ||
                 is_in(bookkeeping, sizeof bookkeeping / sizeof *bookkeeping, key);
     if (found)
         return LISA_OK;
@@ -191,6 +193,14 @@ static lisa_status check_keys(lisa_context *context, json_t *json, const char *f
 
 /* ---- reading ---- */
 
+/* Near enough to what is implemented for a word on the difference. */
+static const struct {
+    const char *name, *text;
+} relatives[] = {
+    {"phi-msft", "Phi's first layout, with fused Wqkv; the same model as \"phi\" is implemented "
+                 "(convert it with transformers' convert_phi_weights_to_hf.py)"},
+};
+
 static lisa_status find_family(const struct lisa__family **out, const json_t *json,
                                const char *file) {
     const struct lisa__json_source source = {json, file, ""};
@@ -201,6 +211,10 @@ static lisa_status find_family(const struct lisa__family **out, const json_t *js
     *out = lisa__family_find(name);
     if (*out != NULL)
         return LISA_OK;
+    for (size_t i = 0; i < sizeof relatives / sizeof *relatives; i++)
+        if (strcmp(relatives[i].name, name) == 0)
+            return lisa__fail(LISA_E_UNSUPPORTED, "%s: \"model_type\" is \"%s\": %s", file, name,
+                              relatives[i].text);
     const struct lisa__family *family;
     for (uint32_t i = 0, n = 0; (family = lisa__family_at(i)) != NULL && n < sizeof known; i++)
         n += (uint32_t)snprintf(known + n, sizeof known - n, "%s%s", i == 0 ? "" : ", ",
@@ -273,10 +287,7 @@ static lisa_status read_json(lisa_model_config *config, lisa_context *context, j
     LISA_TRY(find_family(&family, json, file));
     LISA_TRY(check_architecture(json, file, family));
     LISA_TRY(check_keys(context, json, file, family));
-    memset(config, 0, sizeof *config);
-    config->struct_size = sizeof *config;
-    snprintf(config->family, sizeof config->family, "%s", family->name);
-    LISA_TRY(family->read(config, json, file));
+    LISA_TRY(lisa__family_read(config, family, json, file));
     return read_dtype(config, json, file);
 }
 
@@ -320,13 +331,10 @@ lisa_status lisa__hf_config_read(lisa_model_config *config, lisa_context *contex
 
 static const struct lisa__st_tensor *find_embedding(const struct lisa__weights *weights,
                                                     const struct lisa__family *family) {
-    char name[LISA__MAX_NAME];
-    const char *plain = family->names[LISA__EMBED_W];
-    const struct lisa__st_tensor *tensor = lisa__weights_find(weights, plain);
-    if (tensor != NULL || family->optional_prefix == NULL)
-        return tensor;
-    snprintf(name, sizeof name, "%s%s", family->optional_prefix, plain);
-    return lisa__weights_find(weights, name);
+    const char *name = family->names[LISA__EMBED_W];
+    const char *other = lisa__family_unprefixed(family, name);
+    const struct lisa__st_tensor *tensor = lisa__weights_find(weights, name);
+    return tensor != NULL || other == NULL ? tensor : lisa__weights_find(weights, other);
 }
 
 lisa_status lisa__hf_weights_dtype(lisa_model_config *config, lisa_context *context,
@@ -375,11 +383,10 @@ static lisa_status set_current(json_t *json, const lisa_model_config *config) {
 }
 
 /* A model without a tokenizer has no first and last token; null keeps transformers from its own. */
-static lisa_status fill_new(json_t *json, const lisa_model_config *config) {
-    const struct lisa__family *family = lisa__family_find(config->family);
-    if (family == NULL)
-        return lisa__fail(LISA_E_UNSUPPORTED, "model config: family \"%.31s\" is not implemented",
-                          config->family);
+static lisa_status fill_new(json_t *json, const lisa_model_config *given) {
+    lisa_model_config config = *given;
+    LISA_TRY(lisa__config_check(&config));
+    const struct lisa__family *family = lisa__family_find(config.family);
     int failed = 0;
     failed |= json_object_set_new(json, "architectures", json_pack("[s]", family->architecture));
     failed |= json_object_set_new(json, "model_type", json_string(family->name));
@@ -388,7 +395,7 @@ static lisa_status fill_new(json_t *json, const lisa_model_config *config) {
     failed |= json_object_set_new(json, "use_cache", json_true());
     if (failed)
         return no_memory();
-    return family->write(config, json);
+    return lisa__family_write(&config, family, json);
 }
 
 /* The fewest digits that give every number back: 1e-05 stays 1e-05. */

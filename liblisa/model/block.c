@@ -64,22 +64,61 @@ static lisa_status norm_backward(const struct lisa__run *run, const struct norm 
     return run->be->ops->norm_backward(run->be, &op);
 }
 
-/* Keys and values of a pass, and how many rows of them lie before it. */
-struct keys {
-    void *k, *v;             /* where this pass writes its own */
-    void *first_k, *first_v; /* where attention begins to read */
+/* What attention reads of a pass: queries, keys and values, behind the rows of a KV cache. */
+struct heads {
+    void *q, *k, *v;
+    void *first_k, *first_v; /* where keys and values begin, rows before the pass included */
 };
 
-static struct keys keys_of(const struct lisa__run *run, uint32_t layer,
-                           const struct lisa__saved *s) {
+static struct heads heads_of(const struct lisa__run *run, uint32_t layer,
+                             const struct lisa__saved *s) {
     const lisa_model_config *c = &run->model->config;
     const uint32_t capacity = run->a->shape.cache_rows;
-    if (capacity == 0)
-        return (struct keys){s->k, s->v, s->k, s->v};
+    if (capacity == 0) {
+        const struct lisa__attention_phase p = lisa__attention_phase(run->a);
+        void *q = p.q != NULL ? p.q : s->q, *k = p.k != NULL ? p.k : s->k;
+        return (struct heads){q, k, s->v, k, s->v};
+    }
     const size_t row = (size_t)c->n_kv_heads * c->head_dim * run->model->real_size;
     unsigned char *k = (unsigned char *)run->a->cache + (size_t)layer * capacity * row;
     unsigned char *v = k + (size_t)c->n_layers * capacity * row;
-    return (struct keys){k + run->past * row, v + run->past * row, k, v};
+    return (struct heads){s->q, k + run->past * row, v + run->past * row, k, v};
+}
+
+/* Each head is a vector of its own, of one weight. */
+static lisa_norm head_norm_op(const struct lisa__run *run, uint32_t layer, uint32_t role,
+                              const void *x) {
+    const lisa_model_config *c = &run->model->config;
+    const struct lisa__attention_phase p = lisa__attention_phase(run->a);
+    const int is_q = role == LISA__Q_NORM_W;
+    lisa_norm op = {
+        .kind = LISA_NORM_RMS,
+        .rows = rows_of(run),
+        .segments = is_q ? c->n_heads : c->n_kv_heads,
+        .cols = c->head_dim,
+        .eps = c->norm_eps,
+        .x = x,
+        .weight = lisa__model_tensor(run->model, layer, role)->value,
+        .stats = is_q ? p.q_stats : p.k_stats,
+    };
+    op.ldx = op.ldy = op.lddx = op.lddy = (size_t)op.segments * op.cols;
+    return op;
+}
+
+static lisa_status head_norm_forward(const struct lisa__run *run, uint32_t layer, uint32_t role,
+                                     const void *x, void *y) {
+    lisa_norm op = head_norm_op(run, layer, role, x);
+    op.y = y;
+    return run->be->ops->norm_forward(run->be, &op);
+}
+
+/* In place of the gradient. */
+static lisa_status head_norm_backward(const struct lisa__run *run, uint32_t layer, uint32_t role,
+                                      const void *x, void *gradient) {
+    lisa_norm op = head_norm_op(run, layer, role, x);
+    op.dy = op.dx = gradient;
+    op.dweight = lisa__model_tensor(run->model, layer, role)->gradient;
+    return run->be->ops->norm_backward(run->be, &op);
 }
 
 static lisa_status rotate(const struct lisa__run *run, void *x, uint32_t heads, int inverse) {
@@ -101,8 +140,20 @@ static lisa_status rotate(const struct lisa__run *run, void *x, uint32_t heads, 
     return run->be->ops->rope(run->be, &op);
 }
 
+/* From the projections to what attention reads. */
+static lisa_status finish_heads(const struct lisa__run *run, uint32_t layer, const void *q,
+                                const void *k, const struct heads *to) {
+    const lisa_model_config *c = &run->model->config;
+    if (c->qk_norm) {
+        LISA_TRY(head_norm_forward(run, layer, LISA__Q_NORM_W, q, to->q));
+        LISA_TRY(head_norm_forward(run, layer, LISA__K_NORM_W, k, to->k));
+    }
+    LISA_TRY(rotate(run, to->q, c->n_heads, 0));
+    return rotate(run, to->k, c->n_kv_heads, 0);
+}
+
 static lisa_attention attention_op(const struct lisa__run *run, const struct lisa__saved *s,
-                                   const struct keys *keys) {
+                                   const struct heads *heads) {
     const lisa_model_config *c = &run->model->config;
     const size_t kv = (size_t)c->n_kv_heads * c->head_dim;
     const size_t q = (size_t)c->n_heads * c->head_dim;
@@ -118,9 +169,9 @@ static lisa_attention attention_op(const struct lisa__run *run, const struct lis
         .window = c->sliding_window,
         .scale = 1 / sqrt((double)c->head_dim),
         .documents = run->has_documents ? run->a->documents : NULL,
-        .q = s->q,
-        .k = keys->first_k,
-        .v = keys->first_v,
+        .q = heads->q,
+        .k = heads->first_k,
+        .v = heads->first_v,
         .ldq = q,
         .ldk = kv,
         .ldv = kv,
@@ -133,18 +184,18 @@ static lisa_attention attention_op(const struct lisa__run *run, const struct lis
 static lisa_status attention_forward(const struct lisa__run *run, uint32_t layer,
                                      const struct lisa__saved *s) {
     const lisa_model *m = run->model;
-    const struct keys keys = keys_of(run, layer, s);
+    const struct heads heads = heads_of(run, layer, s);
+    void *k = s->k != NULL ? s->k : heads.k;
     const struct {
         uint32_t role;
         void *to;
-    } projections[] = {{LISA__Q_W, s->q}, {LISA__K_W, keys.k}, {LISA__V_W, keys.v}};
+    } projections[] = {{LISA__Q_W, s->q}, {LISA__K_W, k}, {LISA__V_W, heads.v}};
     for (int i = 0; i < 3; i++) {
         const struct lisa__linear l = lisa__linear_of(m, layer, projections[i].role);
         LISA_TRY(lisa__linear_forward(run, &l, run->a->normed, projections[i].to, 0, rows_of(run)));
     }
-    LISA_TRY(rotate(run, s->q, m->config.n_heads, 0));
-    LISA_TRY(rotate(run, keys.k, m->config.n_kv_heads, 0));
-    const lisa_attention op = attention_op(run, s, &keys);
+    LISA_TRY(finish_heads(run, layer, s->q, k, &heads));
+    const lisa_attention op = attention_op(run, s, &heads);
     return run->be->ops->attention_forward(run->be, &op);
 }
 
@@ -245,28 +296,32 @@ static lisa_status attention_backward(const struct lisa__run *run, uint32_t laye
     const lisa_model_config *c = &m->config;
     const uint32_t n = rows_of(run);
     const size_t q = (size_t)c->n_heads * c->head_dim, kv = (size_t)c->n_kv_heads * c->head_dim;
-    unsigned char *dq = run->a->phase;
-    unsigned char *dout = dq + n * q * m->real_size, *dk = dout + n * q * m->real_size;
-    unsigned char *dv = dk + n * kv * m->real_size;
+    const struct lisa__attention_phase p = lisa__attention_phase(run->a);
+    const struct heads heads = heads_of(run, layer, s);
 
+    if (c->qk_norm)
+        LISA_TRY(finish_heads(run, layer, s->q, s->k, &heads));
     const struct lisa__linear o = lisa__linear_of(m, layer, LISA__O_W);
-    LISA_TRY(lisa__linear_backward(run, &o, s->attention, run->a->dstream, dout, 0, n));
-    const struct keys keys = keys_of(run, layer, s);
-    lisa_attention op = attention_op(run, s, &keys);
-    op.dout = dout;
+    LISA_TRY(lisa__linear_backward(run, &o, s->attention, run->a->dstream, p.dout, 0, n));
+    lisa_attention op = attention_op(run, s, &heads);
+    op.dout = p.dout;
     op.lddout = q;
-    op.dq = dq;
-    op.dk = dk;
-    op.dv = dv;
+    op.dq = p.dq;
+    op.dk = p.dk;
+    op.dv = p.dv;
     op.lddq = q;
     op.lddk = op.lddv = kv;
     LISA_TRY(run->be->ops->attention_backward(run->be, &op));
-    LISA_TRY(rotate(run, dq, c->n_heads, 1));
-    LISA_TRY(rotate(run, dk, c->n_kv_heads, 1));
+    LISA_TRY(rotate(run, p.dq, c->n_heads, 1));
+    LISA_TRY(rotate(run, p.dk, c->n_kv_heads, 1));
+    if (c->qk_norm) {
+        LISA_TRY(head_norm_backward(run, layer, LISA__Q_NORM_W, s->q, p.dq));
+        LISA_TRY(head_norm_backward(run, layer, LISA__K_NORM_W, s->k, p.dk));
+    }
     const struct {
         uint32_t role;
         void *from;
-    } projections[] = {{LISA__Q_W, dq}, {LISA__K_W, dk}, {LISA__V_W, dv}};
+    } projections[] = {{LISA__Q_W, p.dq}, {LISA__K_W, p.dk}, {LISA__V_W, p.dv}};
     for (int i = 0; i < 3; i++) {
         const struct lisa__linear l = lisa__linear_of(m, layer, projections[i].role);
         LISA_TRY(lisa__linear_backward(run, &l, run->a->normed, projections[i].from,

@@ -92,14 +92,16 @@ static lisa_status alloc_loaded(lisa_model *model) {
     return lisa__layout_check(&model->loaded);
 }
 
-/* The tensor's entry in the files, under its name or the family's prefixed one. */
-static const struct lisa__st_tensor *find_source(const lisa_model *model, const char *name) {
-    const struct lisa__st_tensor *found = lisa__weights_find(model->files, name);
-    if (found == NULL && model->family->optional_prefix != NULL) {
-        char prefixed[2 * LISA__MAX_NAME];
-        snprintf(prefixed, sizeof prefixed, "%s%s", model->family->optional_prefix, name);
-        found = lisa__weights_find(model->files, prefixed);
-    }
+/* The tensor's entry in the files. A file that leaves the family's prefix out keeps to that. */
+static const struct lisa__st_tensor *find_source(const lisa_model *model,
+                                                 struct lisa__tensor_desc *d) {
+    const struct lisa__st_tensor *found = lisa__weights_find(model->files, d->name);
+    const char *other = lisa__family_unprefixed(model->family, d->name);
+    if (found != NULL || other == NULL)
+        return found;
+    found = lisa__weights_find(model->files, other);
+    if (found != NULL)
+        memmove(d->name, other, strlen(other) + 1);
     return found;
 }
 
@@ -138,7 +140,7 @@ static lisa_status bind_sources(lisa_model *model) {
     for (uint32_t i = 0; i < model->base.n; i++) {
         struct lisa__tensor_desc *d = &model->base.descs[i];
         struct lisa__tensor *t = &model->base.tensors[i];
-        const struct lisa__st_tensor *s = find_source(model, d->name);
+        const struct lisa__st_tensor *s = find_source(model, d);
         LISA_TRY(check_source(model, d, s));
         t->source = s;
         t->file_dtype = s->dtype;
@@ -153,15 +155,22 @@ static lisa_status bind_sources(lisa_model *model) {
     return LISA_OK;
 }
 
+/* transformers, too, takes the embedding where config.json says that the head is tied. */
+static const char *reason_of(const lisa_model *model, const char *name) {
+    const int is_head = strcmp(name, model->family->names[LISA__HEAD_W]) == 0;
+    return is_head && model->config.tied_head ? ": tie_word_embeddings puts the embedding there"
+                                              : "";
+}
+
 static void report_unused(const lisa_model *model) {
     for (uint32_t i = 0; i < lisa__weights_count(model->files); i++) {
         const struct lisa__st_tensor *s = lisa__weights_at(model->files, i);
         uint32_t users = 0;
         for (uint32_t k = 0; k < model->base.n && users == 0; k++)
             users += model->base.tensors[k].source == s;
-        if (users == 0 && !(model->family->ignores != NULL && model->family->ignores(s->name)))
-            lisa__log(model->context, LISA_LOG_WARN, "%s: tensor \"%s\" is not used",
-                      lisa__weights_path(model->files, s), s->name);
+        if (users == 0 && !lisa__family_ignores(model->family, s->name))
+            lisa__log(model->context, LISA_LOG_WARN, "%s: tensor \"%s\" is not used%s",
+                      lisa__weights_path(model->files, s), s->name, reason_of(model, s->name));
     }
 }
 

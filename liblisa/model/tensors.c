@@ -53,7 +53,7 @@ static lisa_status check_flags(const lisa_model_config *c) {
         {"mlp_bias", c->mlp_bias, 0, 1},
         {"head_bias", c->head_bias, 0, 1},
         {"parallel_residual", c->parallel_residual, 0, 1},
-        {"qk_norm", c->qk_norm, 0, 0},
+        {"qk_norm", c->qk_norm, 0, 1},
         {"learned_positions", c->learned_positions, 0, 1},
         {"rope", c->rope, LISA_ROPE_NONE, LISA_ROPE_LLAMA3},
     };

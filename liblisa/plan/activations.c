@@ -62,12 +62,46 @@ static uint64_t largest(uint64_t a, uint64_t b) {
     return a > b ? a : b;
 }
 
+/* The pieces of the attention's turn from `base`; their total goes to *elements. */
+static struct lisa__attention_phase phase_pieces(const struct lisa__activations_shape *s,
+                                                 unsigned char *base, uint64_t *elements) {
+    const lisa_model_config *c = s->config;
+    const uint64_t q = s->rows * c->n_heads * c->head_dim;
+    const uint64_t kv = s->rows * c->n_kv_heads * c->head_dim;
+    struct lisa__attention_phase out;
+    const struct {
+        void **at;
+        uint64_t elements;
+        int is_needed;
+    } pieces[] = {
+        {&out.q_stats, s->rows * c->n_heads, c->qk_norm},
+        {&out.k_stats, s->rows * c->n_kv_heads, c->qk_norm},
+        {&out.q, q, c->qk_norm && !s->forward_only},
+        {&out.k, kv, c->qk_norm && !s->forward_only},
+        {&out.dq, q, !s->forward_only},
+        {&out.dout, q, !s->forward_only},
+        {&out.dk, kv, !s->forward_only},
+        {&out.dv, kv, !s->forward_only},
+    };
+    *elements = 0;
+    for (size_t i = 0; i < sizeof pieces / sizeof *pieces; i++) {
+        *pieces[i].at =
+            base == NULL || !pieces[i].is_needed ? NULL : base + *elements * s->real_size;
+        *elements += pieces[i].is_needed ? pieces[i].elements : 0;
+    }
+    return out;
+}
+
+struct lisa__attention_phase lisa__attention_phase(const struct lisa__activations *a) {
+    uint64_t unused;
+    return phase_pieces(&a->shape, a->phase, &unused);
+}
+
 /* Elements of the buffer that the MLP and the attention of a layer use in turn. */
 static uint64_t phase_elements(const struct lisa__activations_shape *s) {
-    const lisa_model_config *c = s->config;
-    const uint64_t q = (uint64_t)c->n_heads * c->head_dim;
-    const uint64_t kv = (uint64_t)c->n_kv_heads * c->head_dim;
-    return s->rows * (s->forward_only ? c->d_ff : largest(c->d_ff, 2 * q + 2 * kv));
+    uint64_t attention;
+    phase_pieces(s, NULL, &attention);
+    return largest(s->rows * s->config->d_ff, attention);
 }
 
 struct classes {

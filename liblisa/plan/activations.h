@@ -11,7 +11,8 @@
 /* What one layer keeps for its backward. Frozen and active layers keep the same: inputs of weight
  * gradients are made again from these, in the workspace. */
 struct lisa__saved {
-    void *q, *k, *v;     /* [N, Q], [N, KV], [N, KV], after RoPE */
+    void *q, *k, *v;     /* [N, Q], [N, KV], [N, KV], after RoPE; with qk-norm, in training, q and k
+                            as they were before it */
     void *attention;     /* [N, Q] */
     void *lse;           /* [N, n_heads] */
     void *middle;        /* [N, C], the residual stream between attention and MLP; parallel: NULL */
@@ -30,6 +31,16 @@ struct lisa__activations_shape {
     uint32_t cache_rows;    /* generate: rows of the KV cache of each layer, else 0 */
 };
 
+/* What the attention's part of a layer keeps in the workspace, NULL where a pass has no use for it.
+ * With qk-norm, q and k are what attention reads in training: normalised and rotated, made again in
+ * backward, so that what is saved does not grow. */
+struct lisa__attention_phase {
+    void *q, *k;             /* [N, Q], [N, KV] */
+    void *q_stats, *k_stats; /* [N, n_heads], [N, n_kv_heads] */
+    void *dq, *dout;         /* [N, Q] */
+    void *dk, *dv;           /* [N, KV] */
+};
+
 struct lisa__activations {
     struct lisa__activations_shape shape;
     void *stream;     /* residual stream into each layer and out of the last; see lisa__stream */
@@ -37,7 +48,7 @@ struct lisa__activations {
     void *recomputed; /* one of them, shared by the other layers */
     void *cache;      /* 2 L [cache_rows, KV]: keys, then values */
     void *normed;     /* [N, C] */
-    void *phase;      /* [N, F], or in backward's attention part dq, dk, dv, dout */
+    void *phase;      /* [N, F], or what lisa__attention_phase says */
     void *dstream;    /* [N, C] gradient of the residual stream */
     void *dnormed;    /* [N, C] */
     void *cos, *sin;  /* [positions, rotary_dim / 2] */
@@ -63,6 +74,8 @@ int lisa__is_stored(const struct lisa__activations *a, uint32_t layer);
 
 /* Where layer l's activations lie. */
 struct lisa__saved lisa__saved_at(const struct lisa__activations *a, uint32_t layer);
+
+struct lisa__attention_phase lisa__attention_phase(const struct lisa__activations *a);
 
 /* Rows of logits to hold at once for at most N rows: enough for an efficient product. */
 uint32_t lisa__head_rows(const lisa_model_config *config, uint64_t rows, uint32_t asked);

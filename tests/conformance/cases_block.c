@@ -57,21 +57,28 @@ static lisa_norm norm_op(const norm_shape *s) {
 }
 
 /* stats: floats to be filled; returned for the backward. */
-static float *check_norm_forward(const norm_shape *s, const float *x, lisa_typed weight) {
+static float *check_norm_forward(const norm_shape *s, const float *x, lisa_typed weight,
+                                 int in_place) {
     lisa_norm op = norm_op(s);
+    if (in_place)
+        op.ldy = op.ldx;
     size_t width = (size_t)s->segments * s->cols, vectors = (size_t)s->rows * s->segments;
     size_t per_vector = s->kind == LISA_NORM_LAYER ? 2 : 1;
     double bound = BOUND_CONDITIONED(s->cols, norm_condition(s));
     float *stats = conf_nans(vectors * per_vector);
     const void *bias = s->has_bias ? conf_typed_noise(s->dtype, s->cols, 1.0).data : NULL;
     conf_case c;
-    describe_norm(&c, call_norm_forward, &op, s, "norm_forward");
-    conf_in(&c, "x", offsetof(lisa_norm, x), CONF_REAL, x, s->rows * op.ldx);
+    describe_norm(&c, call_norm_forward, &op, s,
+                  in_place ? "norm_forward in place" : "norm_forward");
+    if (!in_place)
+        conf_in(&c, "x", offsetof(lisa_norm, x), CONF_REAL, x, s->rows * op.ldx);
     conf_in(&c, "weight", offsetof(lisa_norm, weight.data), s->dtype, weight.data, s->cols);
     conf_in(&c, "bias", offsetof(lisa_norm, bias.data), s->dtype, bias, s->cols);
-    conf_out(&c, "y", offsetof(lisa_norm, y), CONF_REAL, conf_nans(s->rows * op.ldy), s->rows,
-             width, op.ldy, bound)
-        ->by_row = 1;
+    conf_arg *y =
+        conf_out(&c, "y", offsetof(lisa_norm, y), CONF_REAL,
+                 in_place ? x : conf_nans(s->rows * op.ldy), s->rows, width, op.ldy, bound);
+    y->by_row = 1;
+    y->second = in_place ? offsetof(lisa_norm, x) : 0;
     conf_out(&c, "stats", offsetof(lisa_norm, stats), CONF_REAL, stats, vectors, per_vector,
              per_vector, bound)
         ->by_row = 1;
@@ -131,7 +138,8 @@ static void check_norm(norm_shape s) {
     size_t n = (size_t)s.rows * ((size_t)s.segments * s.cols + s.pad);
     const float *x = norm_input(&s, n);
     lisa_typed weight = conf_typed_noise(s.dtype, s.cols, 1.0);
-    const float *stats = check_norm_forward(&s, x, weight);
+    const float *stats = check_norm_forward(&s, x, weight, 0);
+    check_norm_forward(&s, x, weight, 1);
     for (int where = 0; where < 3; where++)
         check_norm_backward(&s, x, weight, stats, where, 0);
     check_norm_backward(&s, x, weight, stats, 0, 1);

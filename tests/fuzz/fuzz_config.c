@@ -9,7 +9,8 @@ FUZZ_ENTRY(fuzz_config) {
         must(config.struct_size == sizeof config);
         must(config.n_layers > 0 && config.d_model > 0 && config.n_heads > 0);
         must(config.n_heads % config.n_kv_heads == 0 && config.head_dim > 0);
-        must(config.norm_eps > 0 && config.rope_theta > 0);
+        must(config.norm_eps > 0);
+        must(config.rope == LISA_ROPE_NONE || (config.rope_theta > 0 && config.rotary_dim > 0));
     } else {
         must(lisa_error_last()[0] != '\0');
     }

@@ -272,6 +272,7 @@ static void check_tensor(rig *r, uint32_t i, const double *gradient, const struc
     uint64_t state = i + 1;
     for (size_t j = 0; j < n; j++)
         scale = fmax(scale, fabs(gradient[j]));
+    ck_assert_msg(scale > 0, "%s: '%s' has no gradient at all", c->v->name, info.name);
     for (size_t j = i % stride; j < n; j += stride) {
         char where[32];
         snprintf(where, sizeof where, "[%zu]", j);

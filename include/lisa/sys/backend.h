@@ -110,7 +110,7 @@ typedef struct lisa_norm {
     size_t ldx;
     lisa_typed weight;
     lisa_typed bias; /* data NULL: none */
-    void *y;         /* forward */
+    void *y;         /* forward; may be x, with ldy == ldx */
     size_t ldy;
     void *stats;
     const void *dy; /* backward */
