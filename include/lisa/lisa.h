@@ -5,6 +5,7 @@
 #ifndef LISA_H
 #define LISA_H
 
+#include "adapter.h"
 #include "batch.h"
 #include "common.h"
 #include "context.h"

@@ -4,6 +4,7 @@
 #ifndef LISA_PLAN_H
 #define LISA_PLAN_H
 
+#include "adapter.h"
 #include "batch.h"
 #include "context.h"
 #include "model.h"
@@ -26,6 +27,7 @@ typedef struct lisa_plan_request {
     uint32_t max_tokens;
     uint32_t generate_tokens; /* longest prompt + continuation; 0: none is planned */
     uint32_t reserved;
+    const lisa_adapter_options *adapter; /* NULL: none; else the optimizer trains the adapter */
 } lisa_plan_request;
 
 typedef struct lisa_plan_report {

@@ -2,6 +2,7 @@
 
 #include "api/check.h"
 #include "api/options.h"
+#include "api/tensors.h"
 #include "core/dtype.h"
 #include "core/options.h"
 #include "formats/hf_config.h"
@@ -106,28 +107,10 @@ uint32_t lisa_model_n_tensors(const lisa_model *model) {
     return model == NULL ? 0 : model->base.n;
 }
 
-static lisa_status check_index(const lisa_model *model, uint32_t index) {
-    if (index >= model->base.n)
-        return lisa__fail(LISA_E_INVAL, "tensor index %u, the model has %u tensors", index,
-                          model->base.n);
-    return LISA_OK;
-}
-
 lisa_status lisa_model_tensor_info(const lisa_model *model, uint32_t index,
                                    lisa_tensor_info *info) {
     LISA_REQUIRE(model);
-    LISA_TRY(check_index(model, index));
-    const struct lisa__tensor_desc *d = &model->base.descs[index];
-    const lisa_tensor_info own = {
-        .struct_size = sizeof own,
-        .name = d->name,
-        .n_elements = d->n_elements,
-        .shape = {d->shape[0], d->shape[1]},
-        .n_dims = d->n_dims,
-        .dtype = d->dtype,
-        .group = d->group,
-    };
-    return lisa__options_write(info, sizeof own, &own, sizeof own, "lisa_tensor_info");
+    return lisa__tensor_info_write(&model->base, index, info);
 }
 
 /* Prefixed or not, whichever way the model spells it itself. */
@@ -149,23 +132,11 @@ lisa_status lisa_model_tensor_find(const lisa_model *model, const char *name, ui
     return lisa__fail(LISA_E_NOTFOUND, "the model has no tensor \"%s\"", name);
 }
 
-static lisa_status check_transfer(const lisa_model *model, uint32_t index, uint32_t dtype,
-                                  uint64_t n_elements) {
-    LISA_TRY(check_index(model, index));
-    if (dtype != LISA_DTYPE_F32 && dtype != LISA_DTYPE_F64)
-        return lisa__fail(LISA_E_INVAL, "tensor values: dtype %u, expected f32 or f64", dtype);
-    if (n_elements != model->base.descs[index].n_elements)
-        return lisa__fail(LISA_E_INVAL, "tensor \"%s\": %llu values given, it has %llu",
-                          model->base.descs[index].name, (unsigned long long)n_elements,
-                          (unsigned long long)model->base.descs[index].n_elements);
-    return LISA_OK;
-}
-
 lisa_status lisa_model_tensor_read(lisa_model *model, uint32_t index, void *data, uint32_t dtype,
                                    uint64_t n_elements) {
     LISA_REQUIRE(model);
     LISA_REQUIRE(data);
-    LISA_TRY(check_transfer(model, index, dtype, n_elements));
+    LISA_TRY(lisa__transfer_check(&model->base, index, dtype, n_elements));
     LISA_TRY(lisa__model_check(model));
     return lisa__tensor_get(model, index, 0, n_elements, data, dtype);
 }
@@ -174,19 +145,17 @@ lisa_status lisa_model_tensor_write(lisa_model *model, uint32_t index, const voi
                                     uint32_t dtype, uint64_t n_elements) {
     LISA_REQUIRE(model);
     LISA_REQUIRE(data);
-    LISA_TRY(check_transfer(model, index, dtype, n_elements));
+    LISA_TRY(lisa__transfer_check(&model->base, index, dtype, n_elements));
     return lisa__tensor_put(model, index, data, dtype);
 }
 
 lisa_status lisa_model_weight_norm(lisa_model *model, uint32_t group, double *norm) {
     LISA_REQUIRE(model);
     LISA_REQUIRE(norm);
-    if (group > model->config.n_layers + 1)
-        return lisa__fail(LISA_E_INVAL, "group %u, the model's last is %u", group,
-                          model->config.n_layers + 1);
+    LISA_TRY(lisa__group_check(model->config.n_layers, group));
     double sum = 0;
     LISA_TRY(lisa__model_check(model));
-    LISA_TRY(lisa__group_sum_squares(model, group, &sum));
+    LISA_TRY(lisa__group_sum_squares(model->be, &model->base, group, &sum));
     *norm = sqrt(sum);
     return LISA_OK;
 }

@@ -2,6 +2,7 @@
 
 #include "api/check.h"
 #include "api/options.h"
+#include "api/tensors.h"
 #include "core/options.h"
 #include "model/fill.h"
 
@@ -103,11 +104,7 @@ lisa_status lisa_optimizer_gradient_read(lisa_optimizer *optimizer, uint32_t ten
     LISA_REQUIRE(optimizer);
     LISA_REQUIRE(data);
     const struct lisa__parameters *trained = optimizer->trained;
-    if (tensor >= trained->n || n_elements != trained->descs[tensor].n_elements ||
-        (dtype != LISA_DTYPE_F32 && dtype != LISA_DTYPE_F64))
-        return lisa__fail(LISA_E_INVAL,
-                          "lisa_optimizer_gradient_read: expected a tensor's index, its number of "
-                          "elements, and f32 or f64");
+    LISA_TRY(lisa__transfer_check(trained, tensor, dtype, n_elements));
     const void *gradient = trained->tensors[tensor].gradient;
     if (gradient == NULL)
         return lisa__fail(LISA_E_STATE, "tensor \"%s\" is frozen: it has no gradient",
@@ -115,17 +112,10 @@ lisa_status lisa_optimizer_gradient_read(lisa_optimizer *optimizer, uint32_t ten
     return lisa__download_real(optimizer->model, gradient, n_elements, data, dtype);
 }
 
-static lisa_status check_group(const lisa_optimizer *optimizer, uint32_t group) {
-    if (group > optimizer->n_layers + 1)
-        return lisa__fail(LISA_E_INVAL, "group %u, the model's last is %u", group,
-                          optimizer->n_layers + 1);
-    return LISA_OK;
-}
-
 lisa_status lisa_optimizer_gradient_norm(lisa_optimizer *optimizer, uint32_t group, double *norm) {
     LISA_REQUIRE(optimizer);
     LISA_REQUIRE(norm);
-    LISA_TRY(check_group(optimizer, group));
+    LISA_TRY(lisa__group_check(optimizer->n_layers, group));
     lisa_backend *be = optimizer->model->be;
     const struct lisa__parameters *trained = optimizer->trained;
     double total = 0;
@@ -145,7 +135,7 @@ lisa_status lisa_optimizer_group_steps(const lisa_optimizer *optimizer, uint32_t
                                        uint64_t *steps) {
     LISA_REQUIRE(optimizer);
     LISA_REQUIRE(steps);
-    LISA_TRY(check_group(optimizer, group));
+    LISA_TRY(lisa__group_check(optimizer->n_layers, group));
     *steps = optimizer->groups[group].steps;
     return LISA_OK;
 }

@@ -21,6 +21,7 @@ lisa_status lisa_backward(lisa_model *model, lisa_batch *batch) {
     lisa_optimizer *optimizer = model->optimizer;
     if (optimizer == NULL)
         return lisa__fail(LISA_E_STATE, "lisa_backward: the model has no optimizer");
+    LISA_TRY(lisa__optimizer_check_bound(optimizer));
     struct lisa__loss sum;
     lisa_status status = lisa__backward(model, batch, &sum);
     if (status == LISA_OK)
@@ -60,6 +61,7 @@ lisa_status lisa_train_step(lisa_model *model, const lisa_sampler *sampler,
     if (stats != NULL)
         LISA_TRY(lisa__options_read(&own, sizeof own, sizeof own, stats, "lisa_step_stats"));
     /* Refused before a mask comes into force. */
+    LISA_TRY(lisa__optimizer_check_bound(optimizer));
     LISA_TRY(lisa__forward_check(model, batch));
     if (sampler != NULL)
         LISA_TRY(apply_sampler(sampler, optimizer, step, &swapped));

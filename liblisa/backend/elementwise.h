@@ -104,6 +104,11 @@ static inline uint32_t lisa__round_draw(uint64_t seed, uint64_t stream, size_t i
     return words[i % 4];
 }
 
+/* What the draw of an element that dropout keeps is at least; p is below 1. */
+static inline uint32_t lisa__dropout_threshold(double p) {
+    return (uint32_t)(p * 4294967296.0);
+}
+
 static inline double lisa__sigmoid(double x) {
     return 1.0 / (1.0 + exp(-x));
 }

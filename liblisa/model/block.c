@@ -256,10 +256,6 @@ lisa_status lisa__block_forward(const struct lisa__run *run, uint32_t layer, int
     return mlp_out(run, layer, &s, out);
 }
 
-static int trains(const struct lisa__linear *l) {
-    return l->weight->gradient != NULL;
-}
-
 /* The MLP's part of dnormed from dstream. normed holds its input where the layer trains. */
 static lisa_status mlp_backward(const struct lisa__run *run, uint32_t layer,
                                 const struct lisa__saved *s) {
@@ -267,7 +263,7 @@ static lisa_status mlp_backward(const struct lisa__run *run, uint32_t layer,
     const struct lisa__activations *a = run->a;
     const uint32_t n = rows_of(run);
     const struct lisa__linear down = lisa__linear_of(run->model, layer, LISA__DOWN_W);
-    if (trains(&down))
+    if (lisa__linear_trains(&down))
         LISA_TRY(hidden(run, s));
     /* The gradient of `hidden` may take its place: weight_gradient has read it by then. */
     LISA_TRY(lisa__linear_backward(run, &down, a->phase, a->dstream, a->phase, 0, n));

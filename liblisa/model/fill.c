@@ -130,8 +130,8 @@ lisa_status lisa__fill_random(lisa_model *model, uint32_t index, uint64_t seed) 
     return status;
 }
 
-static lisa_status get_chunk(lisa_model *model, const lisa_typed *value, uint64_t at,
-                             uint64_t count, void *out, uint32_t dtype, void *staging) {
+lisa_status lisa__typed_get_staged(lisa_model *model, const lisa_typed *value, uint64_t at,
+                                   uint64_t count, void *out, uint32_t dtype, void *staging) {
     void *to = dtype == value->dtype ? out : staging;
     LISA_TRY(model->be->ops->download(model->be, to, element_at(value, at),
                                       count * lisa__dtype_size(value->dtype)));
@@ -140,37 +140,43 @@ static lisa_status get_chunk(lisa_model *model, const lisa_typed *value, uint64_
     return LISA_OK;
 }
 
-static lisa_status get(lisa_model *model, const lisa_typed *value, uint64_t begin, uint64_t n,
-                       void *out, uint32_t dtype) {
+lisa_status lisa__typed_get(lisa_model *model, const lisa_typed *value, uint64_t begin, uint64_t n,
+                            void *out, uint32_t dtype) {
     lisa_status status = LISA_OK;
     void *staging = lisa__alloc(model->context, LISA_MEM_STAGING, STAGING_BYTES, &status);
     for (uint64_t done = 0; done < n && status == LISA_OK; done += CHUNK)
-        status = get_chunk(model, value, begin + done, chunk_of(done, n),
-                           (unsigned char *)out + done * lisa__dtype_size(dtype), dtype, staging);
+        status = lisa__typed_get_staged(model, value, begin + done, chunk_of(done, n),
+                                        (unsigned char *)out + done * lisa__dtype_size(dtype),
+                                        dtype, staging);
     lisa__release(model->context, LISA_MEM_STAGING, staging, STAGING_BYTES);
     return status;
 }
 
 lisa_status lisa__tensor_get(lisa_model *model, uint32_t index, uint64_t begin, uint64_t n,
                              void *out, uint32_t dtype) {
-    return get(model, &model->base.tensors[index].value, begin, n, out, dtype);
+    return lisa__typed_get(model, &model->base.tensors[index].value, begin, n, out, dtype);
 }
 
 lisa_status lisa__download_real(lisa_model *model, const void *from, uint64_t n, void *out,
                                 uint32_t dtype) {
     const lisa_typed value = {(void *)(uintptr_t)from, model->be->ops->real_dtype};
-    return get(model, &value, 0, n, out, dtype);
+    return lisa__typed_get(model, &value, 0, n, out, dtype);
+}
+
+static lisa_status upload_converted(lisa_model *model, const lisa_typed *value, uint64_t at,
+                                    uint64_t count, const void *data, uint32_t dtype,
+                                    void *staging) {
+    convert(staging, value->dtype, data, dtype, count);
+    return model->be->ops->upload(model->be, element_at(value, at), staging,
+                                  count * lisa__dtype_size(value->dtype));
 }
 
 static lisa_status put_chunk(lisa_model *model, uint32_t index, uint64_t at, uint64_t count,
                              const void *data, uint32_t dtype, const struct staging *s) {
     const struct lisa__tensor *t = &model->base.tensors[index];
     const lisa_backend_ops *ops = model->be->ops;
-    if (t->low == NULL) {
-        convert(s->a, t->value.dtype, data, dtype, count);
-        return ops->upload(model->be, element_at(&t->value, at), s->a,
-                           count * lisa__dtype_size(t->value.dtype));
-    }
+    if (t->low == NULL)
+        return upload_converted(model, &t->value, at, count, data, dtype, s->a);
     convert(s->a, LISA_DTYPE_F32, data, dtype, count);
     LISA_TRY(ops->upload(model->be, s->b, s->a, count * sizeof(float)));
     const size_t low_size = t->value.dtype == LISA_DTYPE_BF16 ? sizeof(int16_t) : sizeof(float);
@@ -185,21 +191,19 @@ static lisa_status put_chunk(lisa_model *model, uint32_t index, uint64_t at, uin
 }
 
 /* Finite as given, and as it will be held and saved. */
-static lisa_status check_finite(const lisa_model *model, uint32_t index, const void *data,
+static lisa_status check_finite(const char *name, uint32_t held_dtype, uint64_t n, const void *data,
                                 uint32_t dtype) {
-    const struct lisa__tensor_desc *d = &model->base.descs[index];
-    for (uint64_t i = 0; i < d->n_elements; i++) {
+    for (uint64_t i = 0; i < n; i++) {
         double held;
-        lisa__store(&held, d->dtype, 0, lisa__load(data, dtype, i));
-        if (!isfinite(lisa__load(&held, d->dtype, 0)))
+        lisa__store(&held, held_dtype, 0, lisa__load(data, dtype, i));
+        if (!isfinite(lisa__load(&held, held_dtype, 0)))
             return lisa__fail(LISA_E_NONFINITE, "tensor \"%s\": value %llu is not finite as %s",
-                              d->name, (unsigned long long)i, lisa_dtype_name(d->dtype));
+                              name, (unsigned long long)i, lisa_dtype_name(held_dtype));
     }
     return LISA_OK;
 }
 
-/* Moves a group out of the files. */
-static lisa_status make_writable(lisa_model *model, uint32_t group) {
+lisa_status lisa__make_writable(lisa_model *model, uint32_t group) {
     const uint32_t part = group == 0                        ? LISA__PART_EMBEDDING
                           : group <= model->config.n_layers ? LISA__PART_LAYERS
                                                             : LISA__PART_HEAD;
@@ -208,16 +212,55 @@ static lisa_status make_writable(lisa_model *model, uint32_t group) {
 }
 
 lisa_status lisa__tensor_put(lisa_model *model, uint32_t index, const void *data, uint32_t dtype) {
-    const uint64_t n = model->base.descs[index].n_elements;
+    const struct lisa__tensor_desc *d = &model->base.descs[index];
+    const uint64_t n = d->n_elements;
     struct staging s;
     LISA_TRY(lisa__model_check(model));
-    LISA_TRY(check_finite(model, index, data, dtype));
+    LISA_TRY(check_finite(d->name, d->dtype, n, data, dtype));
     LISA_TRY(staging_begin(&s, model->context));
-    lisa_status status = make_writable(model, model->base.descs[index].group);
+    lisa_status status = lisa__make_writable(model, d->group);
     for (uint64_t at = 0; at < n && status == LISA_OK; at += CHUNK)
         status = put_chunk(model, index, at, chunk_of(at, n),
                            (const unsigned char *)data + at * lisa__dtype_size(dtype), dtype, &s);
     staging_end(&s);
     model->version++;
+    return status;
+}
+
+lisa_status lisa__typed_put(lisa_model *model, const lisa_typed *value, uint64_t n,
+                            const void *data, uint32_t dtype, const char *name) {
+    lisa_status status;
+    LISA_TRY(check_finite(name, value->dtype, n, data, dtype));
+    void *staging = lisa__alloc(model->context, LISA_MEM_STAGING, STAGING_BYTES, &status);
+    for (uint64_t at = 0; at < n && status == LISA_OK; at += CHUNK)
+        status = upload_converted(model, value, at, chunk_of(at, n),
+                                  (const unsigned char *)data + at * lisa__dtype_size(dtype), dtype,
+                                  staging);
+    lisa__release(model->context, LISA_MEM_STAGING, staging, STAGING_BYTES);
+    return status;
+}
+
+static void uniform_chunk(double *out, uint64_t at, uint64_t count, double bound, uint64_t seed,
+                          uint64_t stream) {
+    uint32_t words[4] = {0};
+    for (uint64_t i = 0; i < count; i++) {
+        if ((at + i) % 4 == 0)
+            lisa__philox(seed, (at + i) / 4, stream, words);
+        const double u = (words[(at + i) % 4] + 0.5) / 4294967296.0;
+        out[i] = (float)(bound * (2 * u - 1));
+    }
+}
+
+lisa_status lisa__fill_uniform(lisa_model *model, const lisa_typed *value, uint64_t n, double bound,
+                               uint64_t seed, uint64_t stream) {
+    struct staging s;
+    LISA_TRY(staging_begin(&s, model->context));
+    lisa_status status = LISA_OK;
+    for (uint64_t at = 0; at < n && status == LISA_OK; at += CHUNK) {
+        const uint64_t count = chunk_of(at, n);
+        uniform_chunk(s.a, at, count, bound, seed, stream);
+        status = upload_converted(model, value, at, count, s.a, LISA_DTYPE_F64, s.b);
+    }
+    staging_end(&s);
     return status;
 }

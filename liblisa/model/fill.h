@@ -11,6 +11,24 @@ lisa_status lisa__fill_from_file(lisa_model *model, uint32_t index);
  * Philox(seed, element / 2, tensor), rounded to the config's dtype. */
 lisa_status lisa__fill_random(lisa_model *model, uint32_t index, uint64_t seed);
 
+/* n values uniform in +-bound from Philox(seed, element / 4, stream), rounded to float. */
+lisa_status lisa__fill_uniform(lisa_model *model, const lisa_typed *value, uint64_t n, double bound,
+                               uint64_t seed, uint64_t stream);
+
+/* Values [begin, begin + n) to the host as another type, and n values from the host; these must be
+ * finite in their new type, `name` says whose they are. */
+lisa_status lisa__typed_get(lisa_model *model, const lisa_typed *value, uint64_t begin, uint64_t n,
+                            void *out, uint32_t dtype);
+lisa_status lisa__typed_put(lisa_model *model, const lisa_typed *value, uint64_t n,
+                            const void *data, uint32_t dtype, const char *name);
+
+/* As lisa__typed_get, of so few values that `staging` holds them as they are. */
+lisa_status lisa__typed_get_staged(lisa_model *model, const lisa_typed *value, uint64_t begin,
+                                   uint64_t n, void *out, uint32_t dtype, void *staging);
+
+/* Moves a group's tensors out of the files; the first time for its part it takes memory. */
+lisa_status lisa__make_writable(lisa_model *model, uint32_t group);
+
 /* n values of the backend's real type to the host as F32 or F64. */
 lisa_status lisa__download_real(lisa_model *model, const void *from, uint64_t n, void *out,
                                 uint32_t dtype);

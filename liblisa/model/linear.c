@@ -1,11 +1,12 @@
 #include "model/run.h"
 
 #include "core/dtype.h"
+#include "model/adapter.h"
 
 /* The bias role stands right behind its weight's. */
 static struct lisa__linear whole(const lisa_model *model, uint32_t layer, uint32_t role,
                                  uint32_t n_in, uint32_t n_out) {
-    return (struct lisa__linear){
+    struct lisa__linear l = {
         .weight = lisa__model_tensor(model, layer, role),
         .bias = lisa__model_tensor(model, layer, role + 1),
         .n_in = n_in,
@@ -13,6 +14,8 @@ static struct lisa__linear whole(const lisa_model *model, uint32_t layer, uint32
         .total_out = n_out,
         .transposed = model->family->conv1d && role < LISA__BLOCK_ROLES,
     };
+    lisa__adapter_join(&l, model, layer, role);
+    return l;
 }
 
 static struct lisa__linear part_of_fused(const lisa_model *model, uint32_t layer, uint32_t first,
@@ -70,6 +73,19 @@ static size_t weight_stride(const struct lisa__linear *l) {
     return l->transposed ? l->total_out : l->n_in;
 }
 
+static lisa_status add_bias(const struct lisa__run *run, const struct lisa__linear *l, void *y,
+                            uint32_t rows) {
+    const lisa_typed b = l->bias->value;
+    const lisa_bias bias = {
+        .rows = rows,
+        .cols = l->n_out,
+        .y = y,
+        .ldy = l->n_out,
+        .bias = {at(b.data, l->first_out, lisa__dtype_size(b.dtype)), b.dtype},
+    };
+    return run->be->ops->bias_forward(run->be, &bias);
+}
+
 lisa_status lisa__linear_forward(const struct lisa__run *run, const struct lisa__linear *l,
                                  const void *x, void *y, int accumulate, uint32_t rows) {
     const lisa_gemm product = {
@@ -87,17 +103,13 @@ lisa_status lisa__linear_forward(const struct lisa__run *run, const struct lisa_
         .beta = accumulate ? 1 : 0,
     };
     LISA_TRY(run->be->ops->gemm(run->be, &product));
-    if (l->bias == NULL)
-        return LISA_OK;
-    const lisa_typed b = l->bias->value;
-    const lisa_bias bias = {
-        .rows = rows,
-        .cols = l->n_out,
-        .y = y,
-        .ldy = l->n_out,
-        .bias = {at(b.data, l->first_out, lisa__dtype_size(b.dtype)), b.dtype},
-    };
-    return run->be->ops->bias_forward(run->be, &bias);
+    if (l->bias != NULL)
+        LISA_TRY(add_bias(run, l, y, rows));
+    return l->lora_a == NULL ? LISA_OK : lisa__lora_forward(run, l, x, y, rows);
+}
+
+int lisa__linear_trains(const struct lisa__linear *l) {
+    return l->weight->gradient != NULL || (l->lora_a != NULL && l->lora_a->gradient != NULL);
 }
 
 /* dW[out, in] += dy^T x, or dW[in, out] += x^T dy where stored so. */
@@ -141,6 +153,8 @@ lisa_status lisa__linear_backward(const struct lisa__run *run, const struct lisa
         LISA_TRY(weight_gradient(run, l, x, dy, rows));
     if (l->bias != NULL && l->bias->gradient != NULL)
         LISA_TRY(bias_gradient(run, l, dy, rows));
+    if (l->lora_a != NULL)
+        LISA_TRY(lisa__lora_gradients(run, l, x, dy, rows));
     if (dx == NULL)
         return LISA_OK;
     const lisa_gemm product = {
@@ -157,5 +171,6 @@ lisa_status lisa__linear_backward(const struct lisa__run *run, const struct lisa
         .alpha = 1,
         .beta = accumulate ? 1 : 0,
     };
-    return run->be->ops->gemm(run->be, &product);
+    LISA_TRY(run->be->ops->gemm(run->be, &product));
+    return l->lora_a == NULL ? LISA_OK : lisa__lora_backward(run, l, dy, dx, rows);
 }

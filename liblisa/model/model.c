@@ -2,6 +2,7 @@
 
 #include "core/dtype.h"
 #include "formats/hf_config.h"
+#include "model/adapter.h"
 #include "model/fill.h"
 #include "plan/state.h"
 
@@ -379,21 +380,26 @@ struct lisa__tensor *lisa__model_tensor(const lisa_model *model, uint32_t layer,
     return NULL;
 }
 
-int lisa__group_trains(const lisa_model *model, uint32_t group) {
-    for (uint32_t i = 0; i < model->base.n; i++)
-        if (model->base.descs[i].group == group && model->base.tensors[i].gradient != NULL)
+static int any_trains(const struct lisa__parameters *p, uint32_t group) {
+    for (uint32_t i = 0; i < p->n; i++)
+        if (p->descs[i].group == group && p->tensors[i].gradient != NULL)
             return 1;
     return 0;
 }
 
-lisa_status lisa__group_sum_squares(lisa_model *model, uint32_t group, double *out) {
+int lisa__group_trains(const lisa_model *model, uint32_t group) {
+    return any_trains(&model->base, group) ||
+           (model->adapter != NULL && any_trains(&model->adapter->own, group));
+}
+
+lisa_status lisa__group_sum_squares(lisa_backend *be, const struct lisa__parameters *p,
+                                    uint32_t group, double *out) {
     double total = 0;
-    for (uint32_t i = 0; i < model->base.n; i++) {
+    for (uint32_t i = 0; i < p->n; i++) {
         double part = 0;
-        if (model->base.descs[i].group != group)
+        if (p->descs[i].group != group)
             continue;
-        LISA_TRY(model->be->ops->sum_squares(model->be, model->base.tensors[i].value,
-                                             model->base.descs[i].n_elements, &part));
+        LISA_TRY(be->ops->sum_squares(be, p->tensors[i].value, p->descs[i].n_elements, &part));
         total += part;
     }
     *out = total;

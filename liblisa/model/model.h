@@ -71,7 +71,7 @@ lisa_status lisa__model_own_group(lisa_model *model, uint32_t group);
  * NULL where the description has none. */
 struct lisa__tensor *lisa__model_tensor(const lisa_model *model, uint32_t layer, uint32_t role);
 
-/* 1 when a group has gradients lent. */
+/* 1 when a group has gradients lent, of the model's own tensors or of its adapter's. */
 int lisa__group_trains(const lisa_model *model, uint32_t group);
 
 /* Elements [begin, begin + n) of a tensor as dtype (F32, F64, BF16 or F16), rounded to nearest. */
@@ -82,7 +82,8 @@ lisa_status lisa__tensor_get(lisa_model *model, uint32_t index, uint64_t begin, 
 lisa_status lisa__tensor_put(lisa_model *model, uint32_t index, const void *data, uint32_t dtype);
 
 /* Sum of squares of a group's weights. */
-lisa_status lisa__group_sum_squares(lisa_model *model, uint32_t group, double *out);
+lisa_status lisa__group_sum_squares(lisa_backend *be, const struct lisa__parameters *p,
+                                    uint32_t group, double *out);
 
 /* After a loss came out non-finite: LISA_E_NONFINITE naming the first tensor with a non-finite
  * weight, or saying that the weights are finite. */

@@ -1,6 +1,7 @@
 #include "model/pass.h"
 
 #include "core/dtype.h"
+#include "model/adapter.h"
 #include "model/fill.h"
 
 #include <math.h>
@@ -121,10 +122,18 @@ static lisa_status sum_loss(const struct lisa__run *run, const lisa_batch *b,
     return isfinite(loss->sum) ? LISA_OK : lisa__blame_weights(run->model, "the loss");
 }
 
+static struct lisa__run training_run_of(lisa_model *model, const lisa_batch *b) {
+    struct lisa__run run = run_of(model, b, &b->activations);
+    run.trains = 1;
+    run.draw = b->draw;
+    return run;
+}
+
 lisa_status lisa__forward(lisa_model *model, lisa_batch *b, struct lisa__loss *loss) {
     LISA_TRY(lisa__forward_check(model, b));
     b->forwarded = 0;
-    const struct lisa__run run = run_of(model, b, &b->activations);
+    b->draw = model->adapter != NULL ? model->adapter->draws : 0;
+    const struct lisa__run run = training_run_of(model, b);
     LISA_TRY(upload_rows(&run, &b->rows));
     LISA_TRY(lisa__trunk_forward(&run));
     if (loss != NULL) {
@@ -145,10 +154,14 @@ lisa_status lisa__backward(lisa_model *model, lisa_batch *b, struct lisa__loss *
                           "lisa_forward");
     /* Backward overwrites what forward saved: it can run once. */
     b->forwarded = 0;
-    const struct lisa__run run = run_of(model, b, &b->activations);
+    const struct lisa__run run = training_run_of(model, b);
     LISA_TRY(lisa__head(&run, 1));
     LISA_TRY(sum_loss(&run, b, loss));
-    return lisa__trunk_backward(&run);
+    LISA_TRY(lisa__trunk_backward(&run));
+    /* Only now: a step that failed draws the same dropout when it is tried again. */
+    if (model->adapter != NULL)
+        model->adapter->draws++;
+    return LISA_OK;
 }
 
 /* Evaluation memory of a batch as it is set now, for one call. */

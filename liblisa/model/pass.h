@@ -15,6 +15,7 @@ struct lisa_batch {
     uint32_t head_rows;                   /* rows of logits at once */
     uint32_t inference_only;
     uint64_t forward_version; /* of the weights that forward saw */
+    uint64_t draw;            /* of the dropout in it */
 };
 
 /* What a forward over rows adds up to. */

@@ -14,6 +14,8 @@ struct lisa__run {
     uint32_t has_documents;
     uint32_t past;      /* generate: tokens already in the KV cache */
     uint32_t head_rows; /* scored rows of this pass, listed in a->head_index */
+    uint32_t trains;    /* forward and backward of a step: an adapter's dropout is on */
+    uint64_t draw;      /* of that dropout */
 };
 
 /* RoPE tables for `positions` positions into the activations' cos and sin. */
@@ -25,7 +27,9 @@ struct lisa__linear {
     struct lisa__tensor *weight, *bias; /* bias may be NULL */
     uint32_t n_in, n_out;
     uint32_t first_out, total_out;
-    uint32_t transposed; /* 1: the weight is stored [in, out] (Conv1D) */
+    uint32_t transposed;                  /* 1: the weight is stored [in, out] (Conv1D) */
+    struct lisa__tensor *lora_a, *lora_b; /* of the attached adapter, or NULL */
+    uint32_t site;                        /* which of the adapter's maps it is */
 };
 
 /* The linear map of a weight role and its bias role in a layer; q, k and v fall back on the fused
@@ -35,8 +39,11 @@ struct lisa__linear lisa__linear_of(const lisa_model *model, uint32_t layer, uin
 lisa_status lisa__linear_forward(const struct lisa__run *run, const struct lisa__linear *l,
                                  const void *x, void *y, int accumulate, uint32_t rows);
 
-/* dx = dy W (dx += where accumulate; dx may be NULL), and, where they train, dW += dy^T x and
- * db += sum dy. x may be NULL when the weight is frozen. */
+/* Whether backward reads x: the weight, or its adapter, trains. */
+int lisa__linear_trains(const struct lisa__linear *l);
+
+/* dx = dy W (dx += where accumulate; dx may be NULL, or x), and, where they train, dW += dy^T x and
+ * db += sum dy, likewise of the adapter. x may be NULL unless lisa__linear_trains. */
 lisa_status lisa__linear_backward(const struct lisa__run *run, const struct lisa__linear *l,
                                   const void *x, const void *dy, void *dx, int accumulate,
                                   uint32_t rows);

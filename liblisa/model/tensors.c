@@ -238,8 +238,7 @@ static void describe(struct lisa__tensor_desc *out, const lisa_model_config *c,
     name_of(out->name, family, role, layer);
 }
 
-/* Describes every tensor in group and role order into `out` (NULL: only counts them). */
-static uint32_t walk(const lisa_model_config *c, struct lisa__tensor_desc *out) {
+void lisa__tensor_visit(const lisa_model_config *c, lisa__tensor_visitor visit, void *user) {
     const struct lisa__family *family = lisa__family_find(c->family);
     const uint32_t facts = facts_of(c, family);
     const struct {
@@ -249,23 +248,33 @@ static uint32_t walk(const lisa_model_config *c, struct lisa__tensor_desc *out) 
         {0, LISA__BLOCK_ROLES, c->n_layers},
         {LISA__FINAL_NORM_W, LISA__ROLES, 1},
     };
-    uint32_t n = 0;
+    struct lisa__tensor_desc desc;
     for (size_t p = 0; p < sizeof parts / sizeof *parts; p++)
         for (uint32_t layer = 0; layer < parts[p].repeat; layer++)
             for (uint32_t role = parts[p].begin; role < parts[p].end; role++) {
                 if ((roles[role].needs & ~facts) != 0)
                     continue;
-                if (out != NULL)
-                    describe(out + n, c, family, role, layer);
-                n++;
+                describe(&desc, c, family, role, layer);
+                visit(user, &desc);
             }
-    return n;
+}
+
+static void count_one(void *user, const struct lisa__tensor_desc *desc) {
+    (void)desc;
+    ++*(uint32_t *)user;
+}
+
+static void list_one(void *user, const struct lisa__tensor_desc *desc) {
+    struct lisa__tensor_desc **next = user;
+    *(*next)++ = *desc;
 }
 
 uint32_t lisa__tensor_count(const lisa_model_config *config) {
-    return walk(config, NULL);
+    uint32_t n = 0;
+    lisa__tensor_visit(config, count_one, &n);
+    return n;
 }
 
 void lisa__tensor_list(const lisa_model_config *config, struct lisa__tensor_desc *out) {
-    walk(config, out);
+    lisa__tensor_visit(config, list_one, &out);
 }

@@ -58,6 +58,10 @@ struct lisa__tensor_desc {
  * rotary_dim, init_std), and refuses what is not implemented by name. */
 lisa_status lisa__config_check(lisa_model_config *config);
 
+/* Calls visit(user, desc) for every tensor of a checked description, in group and role order. */
+typedef void (*lisa__tensor_visitor)(void *user, const struct lisa__tensor_desc *desc);
+void lisa__tensor_visit(const lisa_model_config *config, lisa__tensor_visitor visit, void *user);
+
 /* Number of tensors of a checked description, and the tensors in group and role order. */
 uint32_t lisa__tensor_count(const lisa_model_config *config);
 void lisa__tensor_list(const lisa_model_config *config, struct lisa__tensor_desc *out);

@@ -1,6 +1,7 @@
 #include "optim/optimizer.h"
 
 #include "core/dtype.h"
+#include "model/adapter.h"
 
 #include <float.h>
 #include <math.h>
@@ -116,6 +117,16 @@ static lisa_status create_into(lisa_optimizer *o) {
     return status;
 }
 
+/* To the adapter that is attached now, or to the model's own weights. */
+static void bind(lisa_optimizer *o) {
+    o->trained = &o->model->base;
+    if (o->model->adapter == NULL)
+        return;
+    o->adapter = lisa__adapter_retain(o->model->adapter);
+    o->trained = &o->adapter->own;
+    lisa__lora_restrict(&o->adapter->options, &o->options);
+}
+
 lisa_status lisa__optimizer_create(lisa_optimizer **out, lisa_model *model,
                                    const lisa_optimizer_options *options) {
     LISA_TRY(lisa__optimizer_check(options, &model->config));
@@ -128,10 +139,10 @@ lisa_status lisa__optimizer_create(lisa_optimizer **out, lisa_model *model,
         return status;
     memset(o, 0, sizeof *o);
     o->model = lisa__model_retain(model);
-    o->trained = &model->base;
     o->options = *options;
+    bind(o);
     o->n_layers = model->config.n_layers;
-    o->shape = lisa__state_shape_of(o->trained->descs, o->trained->n, &model->config, options,
+    o->shape = lisa__state_shape_of(o->trained->descs, o->trained->n, &model->config, &o->options,
                                     model->real_size);
     o->max_active = o->shape.max_active;
     status = create_into(o);
@@ -142,6 +153,16 @@ lisa_status lisa__optimizer_create(lisa_optimizer **out, lisa_model *model,
     }
     *out = o;
     return LISA_OK;
+}
+
+lisa_status lisa__optimizer_check_bound(const lisa_optimizer *o) {
+    if (o->adapter == o->model->adapter)
+        return LISA_OK;
+    return lisa__fail(LISA_E_STATE, "the optimizer trains %s, but %s attached now",
+                      o->adapter != NULL ? "an adapter" : "the model's own weights",
+                      o->model->adapter == NULL ? "none is"
+                      : o->adapter != NULL      ? "another is"
+                                                : "an adapter is");
 }
 
 static void unlend(const struct lisa__parameters *trained) {
@@ -164,6 +185,7 @@ void lisa__optimizer_destroy(lisa_optimizer *o) {
     lisa__release(context, LISA_MEM_HANDLES, o->groups, (o->n_layers + 2) * sizeof *o->groups);
     lisa__scratch_destroy(&o->away, context);
     lisa__layout_free(&o->layout, context);
+    lisa__adapter_release(o->adapter);
     lisa__release(context, LISA_MEM_HANDLES, o, sizeof *o);
     lisa__model_release(model);
 }

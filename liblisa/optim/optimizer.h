@@ -42,6 +42,9 @@ struct lisa_optimizer {
 lisa_status lisa__optimizer_check(const lisa_optimizer_options *options,
                                   const lisa_model_config *config);
 
+/* LISA_E_STATE unless what is attached to the model now is what the optimizer was made for. */
+lisa_status lisa__optimizer_check_bound(const lisa_optimizer *o);
+
 lisa_status lisa__optimizer_create(lisa_optimizer **out, lisa_model *model,
                                    const lisa_optimizer_options *options);
 void lisa__optimizer_destroy(lisa_optimizer *o);

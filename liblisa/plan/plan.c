@@ -3,6 +3,7 @@
 #include "backend/registry.h"
 #include "core/dtype.h"
 #include "formats/writer.h"
+#include "model/lora.h"
 #include "plan/activations.h"
 #include "plan/state.h"
 
@@ -15,6 +16,8 @@ struct planner {
     size_t real_size;
     struct lisa__tensor_desc *descs;
     uint32_t n_tensors;
+    const struct lisa__tensor_desc *trained; /* the weights, or the adapter's tensors */
+    uint32_t n_trained;
     uint64_t bytes[LISA_MEM_CLASSES];
 };
 
@@ -74,10 +77,20 @@ static lisa_status plan_homes(struct planner *p, uint32_t part) {
     return add(p, &layout);
 }
 
+/* The adapter's tensors and workspace. */
+static lisa_status plan_adapter(struct planner *p) {
+    struct lisa__layout layout;
+    struct lisa__lora_workspace unused;
+    memset(&layout, 0, sizeof layout);
+    lisa__lora_layout(&layout, NULL, &unused, p->trained, p->n_trained, &p->plan->adapter,
+                      p->real_size);
+    return add(p, &layout);
+}
+
 static uint64_t trained_elements(const struct planner *p, const struct lisa__state_shape *s) {
     uint64_t total = 0, layer = 0;
-    for (uint32_t i = 0; i < p->n_tensors; i++) {
-        const struct lisa__tensor_desc *d = &p->descs[i];
+    for (uint32_t i = 0; i < p->n_trained; i++) {
+        const struct lisa__tensor_desc *d = &p->trained[i];
         total += d->group == 0 && s->train_embedding ? d->n_elements : 0;
         total += d->group == s->n_layers + 1 && s->train_head ? d->n_elements : 0;
         layer += d->group == 1 ? d->n_elements : 0;
@@ -85,19 +98,26 @@ static uint64_t trained_elements(const struct planner *p, const struct lisa__sta
     return total + s->max_active * layer;
 }
 
+/* Private copies of the weights that may train. */
+static lisa_status plan_all_homes(struct planner *p, const struct lisa__state_shape *shape) {
+    if (shape->max_active != 0)
+        LISA_TRY(plan_homes(p, LISA__PART_LAYERS));
+    if (shape->train_embedding)
+        LISA_TRY(plan_homes(p, LISA__PART_EMBEDDING));
+    if (shape->train_head)
+        LISA_TRY(plan_homes(p, LISA__PART_HEAD));
+    return LISA_OK;
+}
+
 static lisa_status plan_training(struct planner *p, lisa_plan_report *report) {
     const struct lisa__plan *plan = p->plan;
-    const struct lisa__state_shape shape =
-        lisa__state_shape_of(p->descs, p->n_tensors, &plan->config, &plan->optimizer, p->real_size);
+    const struct lisa__state_shape shape = lisa__state_shape_of(
+        p->trained, p->n_trained, &plan->config, &plan->optimizer, p->real_size);
     struct lisa__layout layout;
     struct lisa__state_memory unused;
     memset(&layout, 0, sizeof layout);
-    if (shape.max_active != 0)
-        LISA_TRY(plan_homes(p, LISA__PART_LAYERS));
-    if (shape.train_embedding)
-        LISA_TRY(plan_homes(p, LISA__PART_EMBEDDING));
-    if (shape.train_head)
-        LISA_TRY(plan_homes(p, LISA__PART_HEAD));
+    if (!plan->adapted)
+        LISA_TRY(plan_all_homes(p, &shape));
     lisa__state_layout(&layout, &unused, &shape);
     p->bytes[LISA_MEM_DISK] += lisa__offload_bytes(&shape);
     report->n_trained = trained_elements(p, &shape);
@@ -149,6 +169,8 @@ static lisa_status plan_all(struct planner *p, lisa_plan_report *report) {
         plan->context.n_threads != 0 ? plan->context.n_threads : lisa__processors();
     LISA_TRY(plan_weights(p));
     p->bytes[LISA_MEM_WORKSPACE] += p->ops->workspace_bytes(n_threads);
+    if (plan->adapted)
+        LISA_TRY(plan_adapter(p));
     if (plan->trains)
         LISA_TRY(plan_training(p, report));
     if (plan->max_batch != 0)
@@ -172,6 +194,20 @@ static void fill_report(const struct planner *p, lisa_plan_report *report) {
             report->largest_class = c;
 }
 
+static lisa_status plan_adapted(struct planner *p, lisa_plan_report *report) {
+    const lisa_adapter_options *options = &p->plan->adapter;
+    p->n_trained = lisa__lora_count(options, &p->plan->config);
+    struct lisa__tensor_desc *descs = calloc(p->n_trained, sizeof *descs);
+    if (descs == NULL)
+        return lisa__fail(LISA_E_NOMEM, "out of memory: a plan of %u tensors", p->n_trained);
+    p->trained = descs;
+    lisa_status status = lisa__lora_list(options, &p->plan->config, p->ops->real_dtype, descs);
+    if (status == LISA_OK)
+        status = plan_all(p, report);
+    free(descs);
+    return status;
+}
+
 lisa_status lisa__plan(const struct lisa__plan *plan, lisa_plan_report *report) {
     struct planner p = {.plan = plan};
     memset(report, 0, sizeof *report);
@@ -188,7 +224,9 @@ lisa_status lisa__plan(const struct lisa__plan *plan, lisa_plan_report *report) 
     if (p.descs == NULL)
         return lisa__fail(LISA_E_NOMEM, "out of memory: a plan of %u tensors", p.n_tensors);
     lisa__tensor_list(&plan->config, p.descs);
-    const lisa_status status = plan_all(&p, report);
+    p.trained = p.descs;
+    p.n_trained = p.n_tensors;
+    const lisa_status status = plan->adapted ? plan_adapted(&p, report) : plan_all(&p, report);
     if (status == LISA_OK)
         fill_report(&p, report);
     free(p.descs);

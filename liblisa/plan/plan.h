@@ -12,7 +12,9 @@ struct lisa__plan {
     lisa_model_options model;
     lisa_batch_options batch;
     lisa_optimizer_options optimizer;
-    uint32_t trains; /* 0: no optimizer */
+    lisa_adapter_options adapter;
+    uint32_t trains;  /* 0: no optimizer */
+    uint32_t adapted; /* 1: an adapter is attached, and trains if anything does */
     uint32_t max_batch, max_tokens, generate_tokens;
 };
 

@@ -169,6 +169,19 @@ typedef struct lisa_activation {
     void *dgate, *dup;
 } lisa_activation;
 
+/* y[i] = x[i] / (1 - p) (or +=, when accumulate) where element i is kept, 0 where it is not. It is
+ * kept when word j % 4 of Philox4x32-10 with key `seed` and counter (j / 4, stream), j = first + i,
+ * is at least p 2^32. y may be x. */
+typedef struct lisa_dropout {
+    size_t n;
+    const void *x;
+    void *y;
+    uint32_t accumulate;
+    uint32_t reserved;
+    double p; /* 0 to below 1 */
+    uint64_t seed, stream, first;
+} lisa_dropout;
+
 /* Per row of logits [rows, cols]: nll[i] = weights[i] * (logsumexp - logit[target]), log_probs and
  * greedy as lisa_model_evaluate gives them (the first of equal maxima is the most likely). With
  * gradient, logits become weights[i] * (softmax - onehot(target)). */
@@ -276,6 +289,7 @@ struct lisa_backend_ops {
     lisa_status (*attention_backward)(lisa_backend *be, const lisa_attention *op);
     lisa_status (*activation_forward)(lisa_backend *be, const lisa_activation *op);
     lisa_status (*activation_backward)(lisa_backend *be, const lisa_activation *op);
+    lisa_status (*dropout)(lisa_backend *be, const lisa_dropout *op);
     lisa_status (*cross_entropy)(lisa_backend *be, const lisa_cross_entropy *op);
     lisa_status (*adamw)(lisa_backend *be, const lisa_adamw *op);
     lisa_status (*master)(lisa_backend *be, const lisa_master *op);

@@ -122,6 +122,7 @@ const lisa_backend_ops lisa__backend_cpu = {
     .attention_backward = lisa__cpu_attention_backward,
     .activation_forward = lisa__cpu_activation_forward,
     .activation_backward = lisa__cpu_activation_backward,
+    .dropout = lisa__cpu_dropout,
     .cross_entropy = lisa__cpu_cross_entropy,
     .adamw = lisa__cpu_adamw,
     .master = lisa__cpu_master,

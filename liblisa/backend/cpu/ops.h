@@ -101,6 +101,7 @@ lisa_status lisa__cpu_attention_forward(lisa_backend *be, const lisa_attention *
 lisa_status lisa__cpu_attention_backward(lisa_backend *be, const lisa_attention *op);
 lisa_status lisa__cpu_activation_forward(lisa_backend *be, const lisa_activation *op);
 lisa_status lisa__cpu_activation_backward(lisa_backend *be, const lisa_activation *op);
+lisa_status lisa__cpu_dropout(lisa_backend *be, const lisa_dropout *op);
 lisa_status lisa__cpu_cross_entropy(lisa_backend *be, const lisa_cross_entropy *op);
 lisa_status lisa__cpu_adamw(lisa_backend *be, const lisa_adamw *op);
 lisa_status lisa__cpu_master(lisa_backend *be, const lisa_master *op);

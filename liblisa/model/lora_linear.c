@@ -1,0 +1,218 @@
+/* What an adapter adds to a linear map, forward and backward, in chunks of rows: its memory does
+ * not grow with the batch, so that a base can carry any adapter at any time. */
+#include "core/dtype.h"
+#include "model/adapter.h"
+
+struct chunk {
+    uint32_t first, rows;
+};
+
+static const void *row_of(const void *base, const struct lisa__run *run, uint64_t row,
+                          uint32_t width) {
+    return (const unsigned char *)base + row * width * run->model->real_size;
+}
+
+static uint32_t rank_of(const struct lisa__run *run) {
+    return run->model->adapter->options.rank;
+}
+
+static double scale_of(const struct lisa__run *run) {
+    return lisa__lora_scale(&run->model->adapter->options);
+}
+
+static int drops(const struct lisa__run *run) {
+    return run->trains && run->model->adapter->options.dropout > 0;
+}
+
+/* One product of the context's reals; every operand of an adapter is of that type. */
+static lisa_status multiply(const struct lisa__run *run, lisa_gemm op, const void *b) {
+    op.b = (lisa_typed){(void *)(uintptr_t)b, run->be->ops->real_dtype};
+    return run->be->ops->gemm(run->be, &op);
+}
+
+static lisa_status dropout(const struct lisa__run *run, const struct lisa__linear *l,
+                           const struct chunk *k, const void *x, void *y, int accumulate) {
+    const lisa_adapter *adapter = run->model->adapter;
+    const lisa_dropout op = {
+        .n = (size_t)k->rows * l->n_in,
+        .x = x,
+        .y = y,
+        .accumulate = accumulate ? 1 : 0,
+        .p = adapter->options.dropout,
+        .seed = adapter->options.seed,
+        .stream = run->draw * adapter->own.n + l->site,
+        .first = (uint64_t)k->first * l->n_in,
+    };
+    return run->be->ops->dropout(run->be, &op);
+}
+
+/* *in: the chunk's rows of x, through dropout; inner = in A^T. */
+static lisa_status enter(const struct lisa__run *run, const struct lisa__linear *l,
+                         const struct chunk *k, const void *x, const void **in) {
+    const struct lisa__lora_workspace *w = &run->model->adapter->workspace;
+    *in = row_of(x, run, k->first, l->n_in);
+    if (drops(run)) {
+        LISA_TRY(dropout(run, l, k, *in, w->input, 0));
+        *in = w->input;
+    }
+    const lisa_gemm op = {
+        .m = k->rows,
+        .n = rank_of(run),
+        .k = l->n_in,
+        .trans_b = 1,
+        .a = *in,
+        .lda = l->n_in,
+        .ldb = l->n_in,
+        .c = w->inner,
+        .ldc = rank_of(run),
+        .alpha = 1,
+    };
+    return multiply(run, op, l->lora_a->value.data);
+}
+
+/* Where this map's rows of B, or of its gradient, begin: a fused matrix is several maps. */
+static const void *b_part(const struct lisa__run *run, const struct lisa__linear *l,
+                          const void *b) {
+    return row_of(b, run, l->first_out, rank_of(run));
+}
+
+static lisa_status forward_chunk(const struct lisa__run *run, const struct lisa__linear *l,
+                                 const struct chunk *k, const void *x, void *y) {
+    const void *in;
+    LISA_TRY(enter(run, l, k, x, &in));
+    const lisa_gemm op = {
+        .m = k->rows,
+        .n = l->n_out,
+        .k = rank_of(run),
+        .trans_b = 1,
+        .a = run->model->adapter->workspace.inner,
+        .lda = rank_of(run),
+        .ldb = rank_of(run),
+        .c = (void *)(uintptr_t)row_of(y, run, k->first, l->n_out),
+        .ldc = l->n_out,
+        .alpha = scale_of(run),
+        .beta = 1,
+    };
+    return multiply(run, op, b_part(run, l, l->lora_b->value.data));
+}
+
+/* dB += s dy^T (in A^T). */
+static lisa_status b_gradient(const struct lisa__run *run, const struct lisa__linear *l,
+                              const struct chunk *k, const void *dy) {
+    const lisa_gemm op = {
+        .m = l->n_out,
+        .n = rank_of(run),
+        .k = k->rows,
+        .trans_a = 1,
+        .a = row_of(dy, run, k->first, l->n_out),
+        .lda = l->n_out,
+        .ldb = rank_of(run),
+        .c = (void *)(uintptr_t)b_part(run, l, l->lora_b->gradient),
+        .ldc = rank_of(run),
+        .alpha = scale_of(run),
+        .beta = 1,
+    };
+    return multiply(run, op, run->model->adapter->workspace.inner);
+}
+
+/* inner = s dy B. */
+static lisa_status inner_gradient(const struct lisa__run *run, const struct lisa__linear *l,
+                                  const struct chunk *k, const void *dy) {
+    const lisa_gemm op = {
+        .m = k->rows,
+        .n = rank_of(run),
+        .k = l->n_out,
+        .a = row_of(dy, run, k->first, l->n_out),
+        .lda = l->n_out,
+        .ldb = rank_of(run),
+        .c = run->model->adapter->workspace.inner,
+        .ldc = rank_of(run),
+        .alpha = scale_of(run),
+    };
+    return multiply(run, op, b_part(run, l, l->lora_b->value.data));
+}
+
+/* dA += inner^T in. */
+static lisa_status a_gradient(const struct lisa__run *run, const struct lisa__linear *l,
+                              const struct chunk *k, const void *in) {
+    const lisa_gemm op = {
+        .m = rank_of(run),
+        .n = l->n_in,
+        .k = k->rows,
+        .trans_a = 1,
+        .a = run->model->adapter->workspace.inner,
+        .lda = rank_of(run),
+        .ldb = l->n_in,
+        .c = l->lora_a->gradient,
+        .ldc = l->n_in,
+        .alpha = 1,
+        .beta = 1,
+    };
+    return multiply(run, op, in);
+}
+
+static lisa_status gradient_chunk(const struct lisa__run *run, const struct lisa__linear *l,
+                                  const struct chunk *k, const void *x, const void *dy) {
+    const void *in;
+    LISA_TRY(enter(run, l, k, x, &in));
+    LISA_TRY(b_gradient(run, l, k, dy));
+    LISA_TRY(inner_gradient(run, l, k, dy));
+    return a_gradient(run, l, k, in);
+}
+
+/* dx (or the buffer of dropout) from inner A. */
+static lisa_status backward_chunk(const struct lisa__run *run, const struct lisa__linear *l,
+                                  const struct chunk *k, const void *dy, void *dx) {
+    const int masked = drops(run);
+    void *input = run->model->adapter->workspace.input;
+    void *rows = (void *)(uintptr_t)row_of(dx, run, k->first, l->n_in);
+    LISA_TRY(inner_gradient(run, l, k, dy));
+    const lisa_gemm op = {
+        .m = k->rows,
+        .n = l->n_in,
+        .k = rank_of(run),
+        .a = run->model->adapter->workspace.inner,
+        .lda = rank_of(run),
+        .ldb = l->n_in,
+        .c = masked ? input : rows,
+        .ldc = l->n_in,
+        .alpha = 1,
+        .beta = masked ? 0 : 1,
+    };
+    LISA_TRY(multiply(run, op, l->lora_a->value.data));
+    return masked ? dropout(run, l, k, input, rows, 1) : LISA_OK;
+}
+
+static struct chunk chunk_at(uint32_t first, uint32_t rows) {
+    const uint32_t left = rows - first;
+    return (struct chunk){first, left < LISA__ADAPTER_ROWS ? left : LISA__ADAPTER_ROWS};
+}
+
+lisa_status lisa__lora_forward(const struct lisa__run *run, const struct lisa__linear *l,
+                               const void *x, void *y, uint32_t rows) {
+    for (uint32_t first = 0; first < rows; first += LISA__ADAPTER_ROWS) {
+        const struct chunk k = chunk_at(first, rows);
+        LISA_TRY(forward_chunk(run, l, &k, x, y));
+    }
+    return LISA_OK;
+}
+
+lisa_status lisa__lora_gradients(const struct lisa__run *run, const struct lisa__linear *l,
+                                 const void *x, const void *dy, uint32_t rows) {
+    if (l->lora_a->gradient == NULL)
+        return LISA_OK;
+    for (uint32_t first = 0; first < rows; first += LISA__ADAPTER_ROWS) {
+        const struct chunk k = chunk_at(first, rows);
+        LISA_TRY(gradient_chunk(run, l, &k, x, dy));
+    }
+    return LISA_OK;
+}
+
+lisa_status lisa__lora_backward(const struct lisa__run *run, const struct lisa__linear *l,
+                                const void *dy, void *dx, uint32_t rows) {
+    for (uint32_t first = 0; first < rows; first += LISA__ADAPTER_ROWS) {
+        const struct chunk k = chunk_at(first, rows);
+        LISA_TRY(backward_chunk(run, l, &k, dy, dx));
+    }
+    return LISA_OK;
+}

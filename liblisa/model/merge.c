@@ -1,0 +1,173 @@
+/* An adapter's s B A, added to the base's weights. */
+#include "core/dtype.h"
+#include "model/adapter.h"
+#include "model/fill.h"
+
+#include <math.h>
+
+/* Values of a tile. Four buffers of as many doubles are the staging of a merge. */
+enum { TILE = 1 << 17 };
+_Static_assert(4 * TILE * sizeof(double) == LISA__STAGING_BYTES, "a merge's staging is planned");
+
+struct merge {
+    lisa_adapter *adapter;
+    double *weights, *deltas;
+    void *staging; /* what a conversion needs */
+    void *product; /* on the device */
+    int writes;    /* 0: only whether every sum is finite */
+};
+
+/* One adapted map: its stored matrix [rows, cols], A and B. */
+struct target {
+    struct lisa__tensor *weight;
+    const char *name;
+    uint64_t rows, cols;
+    uint64_t n_in;
+    const void *a, *b;
+    int transposed;
+};
+
+/* A piece of the matrix that is contiguous: whole rows, or a part of one. */
+struct tile {
+    uint64_t row, col, rows, cols;
+};
+
+static const void *at(const void *base, uint64_t elements, size_t size) {
+    return (const unsigned char *)base + elements * size;
+}
+
+static struct target target_of(const lisa_adapter *adapter, uint32_t index) {
+    const lisa_model *m = adapter->model;
+    const struct lisa__tensor_desc *a = &adapter->own.descs[index];
+    struct lisa__tensor *weight = lisa__model_tensor(m, a->group - 1, a->role);
+    const struct lisa__tensor_desc *d = &m->base.descs[weight - m->base.tensors];
+    return (struct target){
+        .weight = weight,
+        .name = d->name,
+        .rows = d->shape[0],
+        .cols = d->shape[1],
+        .n_in = a->shape[1],
+        .a = adapter->own.tensors[index].value.data,
+        .b = adapter->own.tensors[index + 1].value.data,
+        .transposed = m->family->conv1d && a->role < LISA__BLOCK_ROLES,
+    };
+}
+
+/* The tile of s B A, or of its transpose where the matrix is stored so. */
+static lisa_status multiply(const struct merge *m, const struct target *t, const struct tile *k) {
+    const lisa_model *model = m->adapter->model;
+    const uint32_t rank = m->adapter->options.rank;
+    const size_t real = model->real_size;
+    const void *left = t->transposed ? at(t->a, k->row, real) : at(t->b, k->row * rank, real);
+    const void *right = t->transposed ? at(t->b, k->col * rank, real) : at(t->a, k->col, real);
+    const lisa_gemm op = {
+        .m = (uint32_t)k->rows,
+        .n = (uint32_t)k->cols,
+        .k = rank,
+        .trans_a = (uint32_t)t->transposed,
+        .trans_b = (uint32_t)t->transposed,
+        .a = left,
+        .lda = t->transposed ? t->n_in : rank,
+        .b = {(void *)(uintptr_t)right, model->be->ops->real_dtype},
+        .ldb = t->transposed ? rank : t->n_in,
+        .c = m->product,
+        .ldc = k->cols,
+        .alpha = lisa__lora_scale(&m->adapter->options),
+    };
+    return model->be->ops->gemm(model->be, &op);
+}
+
+/* weights[i] + deltas[i], in fp32 where the backend's reals are that, as the weight's type in place
+ * of the deltas. */
+static lisa_status add(const struct merge *m, const struct target *t, uint64_t n) {
+    const int wide = m->adapter->model->be->ops->real_dtype == LISA_DTYPE_F64;
+    const uint32_t dtype = t->weight->value.dtype;
+    for (uint64_t i = 0; i < n; i++) {
+        const double sum = m->weights[i] + m->deltas[i];
+        lisa__store(m->deltas, dtype, i, wide ? sum : (float)sum);
+        if (!isfinite(lisa__load(m->deltas, dtype, i)))
+            return lisa__fail(LISA_E_NONFINITE,
+                              "lisa_adapter_merge: tensor \"%s\" would not be finite as %s",
+                              t->name, lisa_dtype_name(dtype));
+    }
+    return LISA_OK;
+}
+
+static lisa_status merge_tile(const struct merge *m, const struct target *t, const struct tile *k) {
+    lisa_model *model = m->adapter->model;
+    const lisa_typed product = {m->product, model->be->ops->real_dtype};
+    const uint64_t n = k->rows * k->cols, begin = k->row * t->cols + k->col;
+    const size_t size = lisa__dtype_size(t->weight->value.dtype);
+    LISA_TRY(multiply(m, t, k));
+    LISA_TRY(lisa__typed_get_staged(model, &product, 0, n, m->deltas, LISA_DTYPE_F64, m->staging));
+    LISA_TRY(lisa__typed_get_staged(model, &t->weight->value, begin, n, m->weights, LISA_DTYPE_F64,
+                                    m->staging));
+    LISA_TRY(add(m, t, n));
+    if (!m->writes)
+        return lisa__poll(model->context);
+    return model->be->ops->upload(model->be, (unsigned char *)t->weight->value.data + begin * size,
+                                  m->deltas, n * size);
+}
+
+static uint64_t least(uint64_t a, uint64_t b) {
+    return a < b ? a : b;
+}
+
+static lisa_status merge_target(const struct merge *m, const struct target *t) {
+    const uint64_t rows = t->cols < TILE ? TILE / t->cols : 1;
+    for (uint64_t row = 0; row < t->rows; row += rows)
+        for (uint64_t col = 0; col < t->cols; col += TILE) {
+            const struct tile k = {row, col, least(rows, t->rows - row),
+                                   least(TILE, t->cols - col)};
+            LISA_TRY(merge_tile(m, t, &k));
+        }
+    return LISA_OK;
+}
+
+static lisa_status merge_all(const struct merge *m) {
+    for (uint32_t i = 0; i < m->adapter->own.n; i += 2) {
+        const struct target t = target_of(m->adapter, i);
+        LISA_TRY(merge_target(m, &t));
+    }
+    return LISA_OK;
+}
+
+static lisa_status make_writable(const lisa_adapter *adapter) {
+    for (uint32_t i = 0; i < adapter->own.n; i += 2)
+        LISA_TRY(lisa__make_writable(adapter->model, adapter->own.descs[i].group));
+    return LISA_OK;
+}
+
+/* Everything that can fail is done before the first weight changes. */
+static lisa_status merge(struct merge *m) {
+    LISA_TRY(merge_all(m));
+    LISA_TRY(make_writable(m->adapter));
+    m->writes = 1;
+    LISA_TRY(merge_all(m));
+    m->adapter->model->version++;
+    return LISA_OK;
+}
+
+lisa_status lisa__adapter_merge(lisa_adapter *adapter) {
+    lisa_model *model = adapter->model;
+    const uint64_t bytes = TILE * sizeof(double);
+    struct merge m = {.adapter = adapter};
+    lisa_status status;
+    if (model->optimizer != NULL)
+        return lisa__fail(LISA_E_STATE, "lisa_adapter_merge: the model has an optimizer");
+    LISA_TRY(lisa__model_check(model));
+    m.weights = lisa__alloc(model->context, LISA_MEM_STAGING, 3 * bytes, &status);
+    if (m.weights == NULL)
+        return status;
+    m.deltas = m.weights + TILE;
+    m.staging = m.deltas + TILE;
+    status = model->be->ops->alloc(model->be, &m.product, LISA_MEM_STAGING, bytes);
+    if (status == LISA_OK) {
+        status = merge(&m);
+        model->be->ops->release(model->be, m.product, LISA_MEM_STAGING, bytes);
+    }
+    lisa__release(model->context, LISA_MEM_STAGING, m.weights, 3 * bytes);
+    if (status == LISA_OK && model->adapter == adapter)
+        lisa__adapter_attach(model, NULL);
+    return status;
+}
