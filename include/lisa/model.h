@@ -179,14 +179,27 @@ typedef struct lisa_generate_options {
     const int32_t *stop_tokens; /* [n_stop_tokens]: a generation ends behind one of these */
     lisa_token_fn on_token;     /* NULL: none */
     void *on_token_user;
+    double temperature; /* default 0: greedy; finite and >= 0 */
+    double top_p;       /* 0 to 1; default 0 and 1: all tokens */
+    uint32_t top_k;     /* default 0: all tokens */
+    uint32_t reserved;
+    uint64_t seed; /* default 0 */
 } lisa_generate_options;
 
 LISA_API lisa_status lisa_generate_options_init(lisa_generate_options *options, size_t struct_size);
 
-/* Greedy continuation of `prompt` [n_prompt] with a KV cache; options may be NULL. Writes up to
- * max_new_tokens to `tokens`, a stop token included, and their number to *n_tokens, on failure
- * those made before it. n_prompt + max_new_tokens must not exceed max_positions. Touches no
- * gradients or saved activations: may be called at any time. */
+/* Continues `prompt` [n_prompt] with a KV cache; options may be NULL. Writes up to max_new_tokens
+ * to `tokens`, a stop token included, and their number to *n_tokens, on failure those made before
+ * it. n_prompt + max_new_tokens must not exceed max_positions. Touches no gradients or saved
+ * activations: may be called at any time.
+ *
+ * Temperature 0 takes the most likely token, the lowest id of equals. Otherwise logits are divided
+ * by the temperature; the top_k most likely tokens stay (equals by the lower id); of these the
+ * fewest most likely whose probability among them reaches top_p, at least one; and from what is
+ * left, renormalised, a token is drawn: the first, from the most likely down, with which the sum of
+ * probabilities exceeds u = (word0 >> 5 << 26 | word1 >> 6) / 2^53, the words being those of
+ * Philox4x32-10 with key = seed and counter = the number of the new token, counted from 0. Sums are
+ * in double. The same seed makes the same tokens on any number of threads. */
 LISA_API lisa_status lisa_model_generate(lisa_model *model, const int32_t *prompt,
                                          uint32_t n_prompt, const lisa_generate_options *options,
                                          int32_t *tokens, uint32_t *n_tokens);

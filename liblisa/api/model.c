@@ -182,8 +182,12 @@ lisa_status lisa_model_logits(lisa_model *model, lisa_batch *batch, void *logits
     return lisa__logits(model, batch, logits, dtype);
 }
 
+/* lisa_generate_options of version 0.1. */
+static const size_t GENERATE_OPTIONS_LEAST = offsetof(lisa_generate_options, temperature);
+
 lisa_status lisa_generate_options_init(lisa_generate_options *options, size_t struct_size) {
-    LISA_TRY(lisa__options_init(options, struct_size, sizeof *options, "lisa_generate_options"));
+    LISA_TRY(
+        lisa__options_init(options, struct_size, GENERATE_OPTIONS_LEAST, "lisa_generate_options"));
     options->max_new_tokens = 128;
     return LISA_OK;
 }
@@ -198,7 +202,7 @@ lisa_status lisa_model_generate(lisa_model *model, const int32_t *prompt, uint32
     lisa_generate_options own;
     LISA_TRY(lisa_generate_options_init(&own, sizeof own));
     if (options != NULL)
-        LISA_TRY(
-            lisa__options_read(&own, sizeof own, sizeof own, options, "lisa_generate_options"));
+        LISA_TRY(lisa__options_read(&own, sizeof own, GENERATE_OPTIONS_LEAST, options,
+                                    "lisa_generate_options"));
     return lisa__generate(model, prompt, n_prompt, &own, tokens, n_tokens);
 }

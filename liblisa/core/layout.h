@@ -11,7 +11,8 @@
 
 #define LISA__ALIGN 64u
 
-/* The most of LISA_MEM_STAGING that a call holds: both sides of a conversion, chunk by chunk. */
+/* The most of LISA_MEM_STAGING that a call other than generate holds: both sides of a conversion,
+ * chunk by chunk. */
 #define LISA__STAGING_BYTES (UINT64_C(4) << 20)
 
 struct lisa__layout {

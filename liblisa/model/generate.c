@@ -1,8 +1,8 @@
-/* Greedy generation with a KV cache. */
+/* Generation with a KV cache. */
 #include "model/pass.h"
 
 #include "core/dtype.h"
-#include "model/fill.h"
+#include "model/choose.h"
 
 #include <math.h>
 #include <string.h>
@@ -10,18 +10,17 @@
 struct generation {
     struct lisa__run run;
     const lisa_generate_options *options;
-    int32_t *positions; /* staging, [rows] */
-    double *logits;     /* [V] */
-    uint32_t capacity;  /* rows of one pass */
+    struct lisa__generation_host host;
+    uint32_t capacity; /* rows of one pass */
 };
 
 /* Runs n <= capacity tokens behind those in the cache. */
 static lisa_status feed(struct generation *g, const int32_t *tokens, uint32_t n) {
     const lisa_backend_ops *ops = g->run.be->ops;
     for (uint32_t i = 0; i < n; i++)
-        g->positions[i] = (int32_t)(g->run.past + i);
+        g->host.positions[i] = (int32_t)(g->run.past + i);
     LISA_TRY(ops->upload(g->run.be, g->run.a->tokens, tokens, n * sizeof *tokens));
-    LISA_TRY(ops->upload(g->run.be, g->run.a->positions, g->positions, n * sizeof *tokens));
+    LISA_TRY(ops->upload(g->run.be, g->run.a->positions, g->host.positions, n * sizeof *tokens));
     g->run.batch = 1;
     g->run.tokens = n;
     LISA_TRY(lisa__trunk_forward(&g->run));
@@ -29,21 +28,33 @@ static lisa_status feed(struct generation *g, const int32_t *tokens, uint32_t n)
     return LISA_OK;
 }
 
-/* The most likely token behind the last row of the last pass; the first of equals. */
-static lisa_status choose(struct generation *g, int32_t *token) {
-    const uint32_t vocab = g->run.model->config.vocab_size;
+/* Logits behind the last row of the last pass, as doubles: the backend's numbers go to the end of
+ * their room and are widened from the front, which never catches up with them. */
+static lisa_status last_logits(struct generation *g) {
+    const lisa_backend_ops *ops = g->run.be->ops;
+    const size_t vocab = g->run.model->config.vocab_size, size = g->run.model->real_size;
+    double *logits = g->host.logits;
+    unsigned char *narrow = (unsigned char *)logits + vocab * (sizeof *logits - size);
     const int32_t last = (int32_t)g->run.tokens - 1;
-    LISA_TRY(g->run.be->ops->upload(g->run.be, g->run.a->head_index, &last, sizeof last));
+    LISA_TRY(ops->upload(g->run.be, g->run.a->head_index, &last, sizeof last));
     LISA_TRY(lisa__head_logits(&g->run));
-    LISA_TRY(lisa__download_real(g->run.model, g->run.a->logits, vocab, g->logits, LISA_DTYPE_F64));
-    uint32_t best = 0;
-    for (uint32_t i = 0; i < vocab; i++) {
-        if (!isfinite(g->logits[i]))
+    LISA_TRY(ops->download(g->run.be, narrow, g->run.a->logits, vocab * size));
+    for (size_t i = 0; i < vocab; i++) {
+        double real;
+        memcpy(&real, narrow + i * size, size);
+        logits[i] = lisa__load(&real, ops->real_dtype, 0);
+        if (!isfinite(logits[i]))
             return lisa__blame_weights(g->run.model, "a logit");
-        if (g->logits[i] > g->logits[best])
-            best = i;
     }
-    *token = (int32_t)best;
+    return LISA_OK;
+}
+
+static lisa_status choose(struct generation *g, uint32_t index, int32_t *token) {
+    const lisa_generate_options *o = g->options;
+    const struct lisa__choice choice = {o->temperature, o->top_p, o->top_k, o->seed};
+    LISA_TRY(last_logits(g));
+    *token = (int32_t)lisa__choose(&choice, g->host.logits, g->run.model->config.vocab_size,
+                                   g->host.ids, index);
     return LISA_OK;
 }
 
@@ -63,11 +74,28 @@ static lisa_status generate(struct generation *g, const int32_t *prompt, uint32_
     for (uint32_t n = 0; n < g->options->max_new_tokens; n++) {
         if (n > 0)
             LISA_TRY(feed(g, tokens + n - 1, 1));
-        LISA_TRY(choose(g, tokens + n));
+        LISA_TRY(choose(g, n, tokens + n));
         *n_tokens = n + 1;
         if (ends(g->options, tokens[n]))
             break;
     }
+    return LISA_OK;
+}
+
+static lisa_status check_options(const lisa_generate_options *options) {
+    if (options->n_stop_tokens != 0 && options->stop_tokens == NULL)
+        return lisa__fail(LISA_E_INVAL, "lisa_generate_options: stop_tokens is NULL, expected %u",
+                          options->n_stop_tokens);
+    if (!(options->temperature >= 0) || !isfinite(options->temperature))
+        return lisa__fail(LISA_E_INVAL,
+                          "lisa_generate_options.temperature: %g, expected finite and >= 0",
+                          options->temperature);
+    if (!(options->top_p >= 0 && options->top_p <= 1))
+        return lisa__fail(LISA_E_INVAL, "lisa_generate_options.top_p: %g, expected 0 to 1",
+                          options->top_p);
+    if (options->reserved != 0)
+        return lisa__fail(LISA_E_INVAL, "lisa_generate_options.reserved: %u, expected 0",
+                          options->reserved);
     return LISA_OK;
 }
 
@@ -76,9 +104,6 @@ static lisa_status check_prompt(const lisa_model *model, const int32_t *prompt, 
     const lisa_model_config *c = &model->config;
     if (prompt == NULL || n_prompt == 0)
         return lisa__fail(LISA_E_INVAL, "lisa_model_generate: the prompt is empty");
-    if (options->n_stop_tokens != 0 && options->stop_tokens == NULL)
-        return lisa__fail(LISA_E_INVAL, "lisa_generate_options: stop_tokens is NULL, expected %u",
-                          options->n_stop_tokens);
     if ((uint64_t)n_prompt + options->max_new_tokens > c->max_positions)
         return lisa__fail(LISA_E_INVAL,
                           "lisa_model_generate: %u prompt and %u new tokens, the model has %u "
@@ -96,8 +121,8 @@ static lisa_status with_memory(struct generation *g, const struct lisa__activati
                                const int32_t *prompt, uint32_t n_prompt, int32_t *tokens,
                                uint32_t *n_tokens) {
     lisa_model *m = g->run.model;
-    const uint64_t position_bytes = g->capacity * sizeof *g->positions;
-    const uint64_t logits_bytes = m->config.vocab_size * sizeof *g->logits;
+    const uint64_t staging_bytes = lisa__generation_host(shape, NULL, &g->host);
+    void *staging = NULL;
     struct lisa__layout layout;
     struct lisa__activations a;
     memset(&layout, 0, sizeof layout);
@@ -109,13 +134,12 @@ static lisa_status with_memory(struct generation *g, const struct lisa__activati
     if (status == LISA_OK)
         status = lisa__rope_tables(m, &a);
     if (status == LISA_OK)
-        g->positions = lisa__alloc(m->context, LISA_MEM_STAGING, position_bytes, &status);
-    if (status == LISA_OK)
-        g->logits = lisa__alloc(m->context, LISA_MEM_STAGING, logits_bytes, &status);
-    if (status == LISA_OK)
+        staging = lisa__alloc(m->context, LISA_MEM_STAGING, staging_bytes, &status);
+    if (status == LISA_OK) {
+        lisa__generation_host(shape, staging, &g->host);
         status = generate(g, prompt, n_prompt, tokens, n_tokens);
-    lisa__release(m->context, LISA_MEM_STAGING, g->logits, logits_bytes);
-    lisa__release(m->context, LISA_MEM_STAGING, g->positions, position_bytes);
+    }
+    lisa__release(m->context, LISA_MEM_STAGING, staging, staging_bytes);
     lisa__layout_free(&layout, m->context);
     return status;
 }
@@ -124,6 +148,7 @@ lisa_status lisa__generate(lisa_model *model, const int32_t *prompt, uint32_t n_
                            const lisa_generate_options *options, int32_t *tokens,
                            uint32_t *n_tokens) {
     *n_tokens = 0;
+    LISA_TRY(check_options(options));
     LISA_TRY(check_prompt(model, prompt, n_prompt, options));
     LISA_TRY(lisa__model_check(model));
     const struct lisa__activations_shape shape = lisa__generation_shape(

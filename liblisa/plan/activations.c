@@ -248,6 +248,16 @@ struct lisa__activations_shape lisa__generation_shape(const lisa_model_config *c
     return shape;
 }
 
+uint64_t lisa__generation_host(const struct lisa__activations_shape *shape, void *base,
+                               struct lisa__generation_host *out) {
+    const uint64_t vocab = shape->config->vocab_size;
+    uint64_t at = 0;
+    out->logits = piece(base, &at, vocab, sizeof *out->logits);
+    out->ids = piece(base, &at, vocab, sizeof *out->ids);
+    out->positions = piece(base, &at, shape->rows, sizeof *out->positions);
+    return at;
+}
+
 struct lisa__activations_shape
 lisa__training_shape(const lisa_model_config *config, size_t real_size, uint32_t max_batch,
                      uint32_t max_tokens, const lisa_batch_options *options, uint64_t spare) {

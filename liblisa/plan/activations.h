@@ -96,6 +96,17 @@ struct lisa__activations_shape lisa__generation_shape(const lisa_model_config *c
                                                       size_t real_size, uint32_t n_prompt,
                                                       uint32_t n_total);
 
+/* What generate stages on the host. */
+struct lisa__generation_host {
+    double *logits;     /* [V] */
+    uint32_t *ids;      /* [V] scratch of lisa__choose */
+    int32_t *positions; /* [N] */
+};
+
+/* Its pieces from `base` (64-aligned; NULL to measure); returns their bytes. */
+uint64_t lisa__generation_host(const struct lisa__activations_shape *shape, void *base,
+                               struct lisa__generation_host *out);
+
 lisa_status lisa__batch_check_size(const lisa_model_config *config, uint32_t max_batch,
                                    uint32_t max_tokens);
 

@@ -163,6 +163,16 @@ static lisa_status plan_evaluation(struct planner *p, const lisa_plan_report *re
     return LISA_OK;
 }
 
+/* Either a conversion or a generation is under way. */
+static uint64_t staging_bytes(const struct planner *p) {
+    const uint32_t n = p->plan->generate_tokens;
+    const struct lisa__activations_shape shape =
+        lisa__generation_shape(&p->plan->config, p->real_size, n, n);
+    struct lisa__generation_host unused;
+    return n == 0 ? LISA__STAGING_BYTES
+                  : larger(LISA__STAGING_BYTES, lisa__generation_host(&shape, NULL, &unused));
+}
+
 static lisa_status plan_all(struct planner *p, lisa_plan_report *report) {
     const struct lisa__plan *plan = p->plan;
     const uint32_t n_threads =
@@ -177,7 +187,7 @@ static lisa_status plan_all(struct planner *p, lisa_plan_report *report) {
         LISA_TRY(plan_activations(p, report));
     if (plan->max_batch != 0 || plan->generate_tokens != 0)
         LISA_TRY(plan_evaluation(p, report));
-    p->bytes[LISA_MEM_STAGING] = LISA__STAGING_BYTES;
+    p->bytes[LISA_MEM_STAGING] = staging_bytes(p);
     return LISA_OK;
 }
 

@@ -1,9 +1,11 @@
-/* Greedy generation with a KV cache says what the whole model says of every prefix. Public headers
- * only. */
+/* Generation with a KV cache says what the whole model says of every prefix; its rules and limits.
+ * Public headers only. */
 #include "check_main.h"
 #include "lisa/lisa.h"
 #include "rig.h"
 
+#include <math.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -169,6 +171,125 @@ START_TEST(test_limits) {
 }
 END_TEST
 
+static void expect_bad_option(const char *name) {
+    const int32_t prompt[] = {1, 2};
+    expect_refused(prompt, 2);
+    ck_assert_msg(strstr(lisa_error_last(), name) != NULL, "\"%s\" does not name %s",
+                  lisa_error_last(), name);
+}
+
+START_TEST(test_bad_options) {
+    static const double bad_temperatures[] = {-1, NAN, INFINITY}, bad_top_ps[] = {-0.1, 1.001, NAN};
+    for (int i = 0; i < 3; i++) {
+        options.temperature = bad_temperatures[i];
+        expect_bad_option("lisa_generate_options.temperature");
+        options.temperature = 0;
+        options.top_p = bad_top_ps[i];
+        expect_bad_option("lisa_generate_options.top_p");
+        options.top_p = 0;
+    }
+    options.reserved = 1;
+    expect_bad_option("lisa_generate_options.reserved");
+}
+END_TEST
+
+/* A host of version 0.1 ends its struct before the temperature. */
+START_TEST(test_older_host) {
+    int32_t prompt[5], expected[N_NEW], made[N_NEW];
+    uint32_t n_made = 0;
+    rig_random_tokens(prompt, 5, r.config.vocab_size, 2);
+    OK(lisa_model_generate(r.model, prompt, 5, &options, expected, &n_made));
+    options.temperature = options.top_p = -7;
+    OK(lisa_generate_options_init(&options, offsetof(lisa_generate_options, temperature)));
+    ck_assert(options.temperature == -7);
+    options.max_new_tokens = N_NEW;
+    OK(lisa_model_generate(r.model, prompt, 5, &options, made, &n_made));
+    ck_assert_uint_eq(n_made, N_NEW);
+    ck_assert_mem_eq(made, expected, sizeof made);
+}
+END_TEST
+
+enum { N_DRAWN = 64 };
+
+static void draw(int32_t made[N_DRAWN], uint64_t seed) {
+    const int32_t prompt[] = {4, 5, 6};
+    uint32_t n_made = 0;
+    options.max_new_tokens = N_DRAWN;
+    options.temperature = 1.5;
+    options.top_p = 0.95;
+    options.top_k = 40;
+    options.seed = seed;
+    OK(lisa_model_generate(r.model, prompt, 3, &options, made, &n_made));
+    ck_assert_uint_eq(n_made, N_DRAWN);
+}
+
+START_TEST(test_seeds) {
+    int32_t first[N_DRAWN], again[N_DRAWN], high[N_DRAWN], other[N_DRAWN];
+    for (uint32_t n_threads = 1; n_threads <= 3; n_threads++) {
+        rig_destroy(&r);
+        make(3);
+        rig_destroy(&r);
+        spec.context.n_threads = n_threads;
+        rig_make(&r, &spec);
+        draw(n_threads == 1 ? first : again, 7);
+        if (n_threads > 1)
+            ck_assert_mem_eq(again, first, sizeof first);
+    }
+    draw(again, 7);
+    draw(other, 8);
+    draw(high, UINT64_C(1) << 32 | 7);
+    ck_assert_mem_eq(again, first, sizeof first);
+    ck_assert_mem_ne(other, first, sizeof first);
+    ck_assert_mem_ne(high, first, sizeof first);
+}
+END_TEST
+
+/* Drawn from one token is greedy, through the cache and behind it. */
+START_TEST(test_top_1_is_greedy) {
+    int32_t prompt[5], greedy[N_NEW], made[N_NEW];
+    uint32_t n_made = 0;
+    rig_random_tokens(prompt, 5, r.config.vocab_size, 2);
+    OK(lisa_model_generate(r.model, prompt, 5, &options, greedy, &n_made));
+    options.temperature = 10;
+    options.top_k = 1;
+    OK(lisa_model_generate(r.model, prompt, 5, &options, made, &n_made));
+    ck_assert_mem_eq(made, greedy, sizeof made);
+}
+END_TEST
+
+/* What a generation holds is what the plan says, with a vocabulary whose staging is more than a
+ * conversion's. */
+START_TEST(test_held_is_planned) {
+    enum { PROMPT = 290 };
+    int32_t prompt[PROMPT] = {0}, made[N_NEW];
+    uint32_t n_made = 0;
+    uint64_t evaluation = 0, staging = 0;
+    lisa_plan_request request;
+    lisa_plan_report plan = {.struct_size = sizeof plan};
+    rig_destroy(&r);
+    rig_spec_init(&spec, "cpu");
+    spec.config.max_positions = POSITIONS;
+    spec.config.vocab_size = 400000;
+    spec.config.d_model = 4;
+    spec.config.n_heads = 1;
+    spec.config.n_layers = 1;
+    spec.no_optimizer = 1;
+    spec.batch.inference_only = 1;
+    rig_make(&r, &spec);
+    OK(lisa_model_generate(r.model, prompt, PROMPT, &options, made, &n_made));
+    OK(lisa_plan_request_init(&request, sizeof request));
+    request.config = &r.config;
+    request.context = &spec.context;
+    request.generate_tokens = PROMPT + N_NEW;
+    OK(lisa_plan(&request, &plan));
+    OK(lisa_context_memory(r.context, LISA_MEM_EVALUATION, NULL, &evaluation));
+    OK(lisa_context_memory(r.context, LISA_MEM_STAGING, NULL, &staging));
+    ck_assert_uint_eq(evaluation, plan.bytes[LISA_MEM_EVALUATION]);
+    ck_assert_uint_eq(staging, plan.bytes[LISA_MEM_STAGING]);
+    ck_assert_uint_gt(staging, 4u << 20);
+}
+END_TEST
+
 static int32_t polls_left;
 
 static int32_t interrupt(void *user) {
@@ -255,6 +376,11 @@ static Suite *make_suite(void) {
     tcase_add_test(tcase, test_stop_tokens);
     tcase_add_test(tcase, test_callback);
     tcase_add_test(tcase, test_limits);
+    tcase_add_test(tcase, test_bad_options);
+    tcase_add_test(tcase, test_older_host);
+    tcase_add_test(tcase, test_seeds);
+    tcase_add_test(tcase, test_top_1_is_greedy);
+    tcase_add_test(tcase, test_held_is_planned);
     tcase_add_test(tcase, test_cancelled);
     tcase_add_test(tcase, test_within_a_window);
     tcase_add_test(tcase, test_nonfinite_logit);

@@ -212,6 +212,27 @@ class Inference(unittest.TestCase):
         stopped = self.model.generate([5, 6, 7], max_new_tokens=8, stop_tokens=[stop])
         self.assertEqual(stopped, made[: made.index(stop) + 1])
 
+    def test_generate_draws(self):
+        def draw(**options):
+            return self.model.generate([5, 6, 7], max_new_tokens=12, **options)
+
+        greedy = draw()
+        hot = {"temperature": 50.0, "seed": 1 << 63}
+        self.assertEqual(draw(**hot), draw(**hot))
+        self.assertNotEqual(draw(**hot), greedy)
+        self.assertNotEqual(draw(**hot), draw(temperature=50.0, seed=1))
+        self.assertEqual(draw(**hot, top_k=1), greedy)
+        self.assertEqual(draw(**hot, top_p=1e-6), greedy)
+        self.assertEqual(draw(temperature=0, top_k=3, top_p=0.5, seed=4), greedy)
+
+    def test_generate_refuses(self):
+        for name, value in (("temperature", -1.0), ("top_p", 1.5), ("top_p", float("nan"))):
+            with self.assertRaisesRegex(liblisa.InvalidArgument, name):
+                self.model.generate([5], max_new_tokens=1, **{name: value})
+        for name, value in (("top_k", -1), ("top_k", 1 << 32), ("seed", -1), ("seed", 1 << 64)):
+            with self.assertRaisesRegex(liblisa.InvalidArgument, name):
+                self.model.generate([5], max_new_tokens=1, **{name: value})
+
 
 class Files(unittest.TestCase):
     def test_round_trip(self):

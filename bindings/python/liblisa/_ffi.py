@@ -245,6 +245,11 @@ class lisa_generate_options(Structure):
         ("stop_tokens", POINTER(c_int32)),
         ("on_token", lisa_token_fn),
         ("on_token_user", c_void_p),
+        ("temperature", c_double),
+        ("top_p", c_double),
+        ("top_k", c_uint32),
+        ("reserved", c_uint32),
+        ("seed", c_uint64),
     ]
 
 

@@ -208,10 +208,19 @@ class Model(Handle):
         max_new_tokens: Optional[int] = None,
         stop_tokens: Any = (),
         on_token: Optional[Callable[[int], Any]] = None,
+        temperature: Optional[float] = None,
+        top_k: Optional[int] = None,
+        top_p: Optional[float] = None,
+        seed: Optional[int] = None,
     ) -> List[int]:
-        """The greedy continuation of `prompt` (token ids, [n]); a stop token is included.
+        """A continuation of `prompt` (token ids, [n]); a stop token is included.
 
         on_token(token) is called with each new token and ends the generation when it returns true.
+
+        temperature: 0 (default): greedy; above: drawn by the seed.
+        top_k: of this many most likely tokens; 0 (default): of all.
+        top_p: of the fewest most likely whose probability reaches this; 0 (default) or 1: of all.
+        seed: the same seed makes the same tokens.
         """
         tokens = c_array(prompt, ctypes.c_int32, "prompt").data
         stops = c_array(stop_tokens, ctypes.c_int32, "stop_tokens").data
@@ -220,6 +229,10 @@ class Model(Handle):
             "n_stop_tokens": len(stops),
             "stop_tokens": stops,
             "on_token": None if on_token is None else self._token_fn(on_token),
+            "temperature": temperature,
+            "top_k": top_k,
+            "top_p": top_p,
+            "seed": seed,
         }
         options = make(_ffi.lisa_generate_options, _ffi.lisa_generate_options_init, values)
         new = (ctypes.c_int32 * options.max_new_tokens)()
