@@ -1,10 +1,12 @@
 """What the scripts that compare with transformers share."""
 
+import json
 import pathlib
 import sys
 
 import numpy as np
 import torch
+import transformers
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils import logging
 
@@ -15,12 +17,18 @@ from float64 import Float64  # noqa: E402
 logging.disable_progress_bar()
 
 
-def unknown_to_transformers(directory):
-    """Why this transformers cannot read the directory's config.json; None where it can."""
+def unread(directory):
+    """Why this transformers cannot be asked about the directory; None where it can."""
     try:
         AutoConfig.from_pretrained(directory)
-    except (KeyError, ValueError) as error:
-        return str(error).splitlines()[0]
+    except ValueError as error:
+        return str(error).split(". ")[0]
+    config = json.loads((pathlib.Path(directory) / "config.json").read_text())
+    release = tuple(int(part) for part in transformers.__version__.split(".")[:2])
+    if "rope_parameters" in config and release < (5, 0):
+        return "rope_parameters is passed over before transformers 5"
+    if config["model_type"] == "mistral" and config["sliding_window"] and release < (4, 48):
+        return "the sliding window is one key too wide in old transformers"
     return None
 
 

@@ -1,23 +1,37 @@
-"""A model trained and saved by liblisa has the same logits in transformers.
+"""What liblisa saves is what it held, and transformers makes the same of it; all families in one run.
 
     save_reopen.py SCRATCH DIRECTORY...
 
-Each directory is opened, trained for three LISA steps, saved below SCRATCH once whole and once in
-shards, and opened by transformers: every tensor must be what liblisa says it is, bit for bit, and
-the float64 logits of what was saved must be liblisa's to float32's accuracy.
+Each directory is opened, trained for three LISA steps and saved below SCRATCH whole, in shards, and
+in other dtypes; then a new model is made from its description alone and saved. In every case
+transformers must find each weight it wants and no other, every tensor must be what liblisa held (bit
+for bit, or as near as torch rounds it), the float64 logits of what was saved must be liblisa's to
+float32's accuracy, and files beside the weights must have come along unchanged.
+
+Exits with 1 if anything was wrong; every directory is tried.
 """
 
 import pathlib
 import sys
+import traceback
 
 import liblisa as lisa
 import numpy as np
 import torch
-from oracle import error, lisa_logits, rope_of, transformers_logits
+import transformers
+from oracle import error, lisa_logits, opened, transformers_logits, unread
 from safetensors import safe_open
 
 BOUND = 1e-4
 STEPS = 3
+TOKENS = (2, 16)
+DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
+# What a save writes itself.
+WRITTEN = ("config.json", "*.safetensors", "*.safetensors.index.json")
+
+
+def random_tokens(model):
+    return np.random.default_rng(1).integers(0, model.config.vocab_size, TOKENS)
 
 
 def train(model, tokens):
@@ -37,44 +51,81 @@ def saved_tensors(directory):
                 yield name, file.get_tensor(name)
 
 
-def check_saved(model, directory, tokens, ours):
+def check_tensors(model, directory, dtype):
     names = set()
     for name, tensor in saved_tensors(directory):
-        held = np.asarray(model.tensor_read(name, dtype="f64"))
-        assert (tensor.double().numpy() == held).all(), f"{directory}: {name} is not what was held"
+        held = torch.tensor(np.asarray(model.tensor_read(name, dtype="f64")))
+        rounded = held if dtype is None else held.to(DTYPES[dtype]).double()
+        off = (tensor.double() - held).abs()
+        assert dtype is None or tensor.dtype == DTYPES[dtype], f"{name} is {tensor.dtype}"
+        assert (off <= (rounded - held).abs()).all(), f"{name} is not what was held"
         names.add(name)
-    assert names == {info.name for info in model.tensors()}, f"{directory}: tensors differ"
-    off = error(ours, transformers_logits(directory, tokens, torch.float64))
-    print(f"{directory.name:<40} logits differ by {off:.2e} of the largest")
-    assert off <= BOUND, f"{directory}: allowed is {BOUND}"
+    assert names == {info.name for info in model.tensors()}, "tensors differ"
 
 
-def transformers_reads(directory):
-    try:
-        from transformers import LlamaConfig
-        LlamaConfig.from_pretrained(directory)
-    except ValueError:
-        print(f"skipped: {directory}: this transformers does not know {rope_of(directory)[2]}")
-        return False
-    return True
+def check_logits(model, directory):
+    tokens = random_tokens(model)
+    theirs = transformers_logits(directory, tokens, torch.float64)
+    off = error(lisa_logits(lisa, model, tokens), theirs)
+    print(f"  {directory.name:<32} logits differ by {off:.2e} of the largest")
+    assert off <= BOUND, f"allowed is {BOUND}"
+
+
+def check_beside(source, directory):
+    for file in source.iterdir():
+        if not any(file.match(pattern) for pattern in WRITTEN):
+            assert (directory / file.name).read_bytes() == file.read_bytes(), f"{file.name} differs"
+
+
+def check_trained(context, source, scratch):
+    with lisa.Model.open(context, source) as model:
+        train(model, random_tokens(model))
+        total = sum(int(np.prod(info.shape)) * 2 for info in model.tensors())
+        for kind, limit in (("whole", None), ("shards", total // 3)):
+            saved = scratch / f"{source.name}-{kind}"
+            model.save(saved, max_shard_bytes=limit)
+            check_tensors(model, saved, None)
+            check_logits(model, saved)
+            check_beside(source, saved)
+            assert (limit is None) == (saved / "model.safetensors").exists(), f"{kind} was wanted"
+        for dtype in DTYPES:
+            saved = scratch / f"{source.name}-as-{dtype}"
+            model.save(saved, dtype=dtype)
+            check_tensors(model, saved, dtype)
+            opened(saved, torch.float32)
+
+
+def check_created(context, source, scratch):
+    config = lisa.ModelConfig.read(source)
+    config.init_std = 0.2
+    saved = scratch / f"{source.name}-created"
+    with lisa.Model.create(context, config, seed=1) as model:
+        model.save(saved)
+        check_tensors(model, saved, None)
+        check_logits(model, saved)
 
 
 def main():
     scratch = pathlib.Path(sys.argv[1])
+    print(f"transformers {transformers.__version__}, torch {torch.__version__}")
+    skipped, failed = [], []
     for source in map(pathlib.Path, sys.argv[2:]):
-        if not transformers_reads(source):
+        reason = unread(source)
+        if reason is not None:
+            print(f"skipped: {source.name}: {reason}")
+            skipped.append(source.name)
             continue
-        with lisa.Context("cpu") as context, lisa.Model.open(context, source) as model:
-            rng = np.random.default_rng(1)
-            tokens = rng.integers(0, model.config.vocab_size, (2, 16))
-            train(model, tokens)
-            ours = lisa_logits(lisa, model, tokens)
-            total = sum(int(np.prod(info.shape)) * 2 for info in model.tensors())
-            for kind, limit in (("whole", None), ("shards", total // 3)):
-                saved = scratch / f"{source.name}-{kind}"
-                model.save(saved, max_shard_bytes=limit)
-                check_saved(model, saved, tokens, ours)
+        try:
+            with lisa.Context("cpu") as context:
+                check_trained(context, source, scratch)
+                check_created(context, source, scratch)
+        except Exception:  # the others are tried all the same
+            print(f"failed: {source.name}\n{traceback.format_exc()}")
+            failed.append(source.name)
+    print(f"{len(sys.argv) - 2} directories; skipped: {', '.join(skipped) or 'none'}; "
+          f"failed: {', '.join(failed) or 'none'}")
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -21,7 +21,10 @@ run() {
     return $status
 }
 
-directories=("$top/tests/data/llama-untied" "$top/tests/data/llama-tied")
+directories=()
+for config in "$top"/tests/data/*/config.json; do
+    directories+=("${config%/config.json}")
+done
 if [ -e "$model/config.json" ]; then
     directories+=("$model")
     check "SmolLM2's logits are transformers'" run smollm2_parity.py "$model"
