@@ -54,8 +54,9 @@ def _arguments(text):
 
 def constants():
     """{name: value} of every numeric macro."""
-    found = re.findall(r"^#define (LISA_\w+) \(?(-?\d+)\)?\s*$", source(), re.M)
-    return {name: int(value) for name, value in found}
+    number = r"(-?\d+|0[xX][\da-fA-F]+)u?"
+    found = re.findall(rf"^#define (LISA_\w+) \(?{number}\)?\s*$", source(), re.M)
+    return {name: int(value, 0) for name, value in found}
 
 
 def structs():

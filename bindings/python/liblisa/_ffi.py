@@ -83,6 +83,10 @@ class lisa_model(Structure):
     pass
 
 
+class lisa_adapter(Structure):
+    pass
+
+
 class lisa_sampler(Structure):
     pass
 
@@ -253,11 +257,41 @@ class lisa_generate_options(Structure):
     ]
 
 
+# ---- adapter.h ----
+
+LISA_TARGET_Q = 1
+LISA_TARGET_K = 2
+LISA_TARGET_V = 4
+LISA_TARGET_O = 8
+LISA_TARGET_GATE = 16
+LISA_TARGET_UP = 32
+LISA_TARGET_DOWN = 64
+LISA_TARGET_HEAD = 128
+LISA_TARGET_ATTENTION = 15
+LISA_TARGET_MLP = 112
+LISA_TARGET_ALL_LAYERS = 127
+
+
+class lisa_adapter_options(Structure):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("alpha", c_double),
+        ("dropout", c_double),
+        ("seed", c_uint64),
+        ("rank", c_uint32),
+        ("targets", c_uint32),
+        ("use_rslora", c_uint32),
+        ("reserved", c_uint32),
+    ]
+
+
 # ---- optimizer.h ----
 
 LISA_STATE_DROP = 1
 LISA_STATE_KEEP = 2
 LISA_STATE_OFFLOAD = 3
+
+LISA_NO_LAYERS = 0xFFFFFFFF
 
 
 class lisa_optimizer_options(Structure):
@@ -308,6 +342,7 @@ class lisa_plan_request(Structure):
         ("max_tokens", c_uint32),
         ("generate_tokens", c_uint32),
         ("reserved", c_uint32),
+        ("adapter", POINTER(lisa_adapter_options)),
     ]
 
 
@@ -671,6 +706,77 @@ lisa_model_generate = _bind_status(
     POINTER(lisa_generate_options),
     POINTER(c_int32),
     POINTER(c_uint32),
+)
+
+# ---- adapter.h ----
+
+# lisa_status lisa_adapter_options_init(lisa_adapter_options *options, size_t struct_size);
+lisa_adapter_options_init = _bind_status(
+    "lisa_adapter_options_init",
+    POINTER(lisa_adapter_options),
+    c_size_t,
+)
+# lisa_status lisa_adapter_create(lisa_adapter **out, lisa_model *model,
+#     const lisa_adapter_options *options);
+lisa_adapter_create = _bind_status(
+    "lisa_adapter_create",
+    POINTER(POINTER(lisa_adapter)),
+    POINTER(lisa_model),
+    POINTER(lisa_adapter_options),
+)
+# void lisa_adapter_destroy(lisa_adapter *adapter);
+lisa_adapter_destroy = _bind("lisa_adapter_destroy", None, POINTER(lisa_adapter))
+# lisa_status lisa_adapter_get_options(const lisa_adapter *adapter,
+#     lisa_adapter_options *options);
+lisa_adapter_get_options = _bind_status(
+    "lisa_adapter_get_options",
+    POINTER(lisa_adapter),
+    POINTER(lisa_adapter_options),
+)
+# lisa_status lisa_model_set_adapter(lisa_model *model, lisa_adapter *adapter);
+lisa_model_set_adapter = _bind_status(
+    "lisa_model_set_adapter",
+    POINTER(lisa_model),
+    POINTER(lisa_adapter),
+)
+# lisa_status lisa_adapter_merge(lisa_adapter *adapter);
+lisa_adapter_merge = _bind_status("lisa_adapter_merge", POINTER(lisa_adapter))
+# uint32_t lisa_adapter_n_tensors(const lisa_adapter *adapter);
+lisa_adapter_n_tensors = _bind("lisa_adapter_n_tensors", c_uint32, POINTER(lisa_adapter))
+# lisa_status lisa_adapter_tensor_info(const lisa_adapter *adapter, uint32_t index,
+#     lisa_tensor_info *info);
+lisa_adapter_tensor_info = _bind_status(
+    "lisa_adapter_tensor_info",
+    POINTER(lisa_adapter),
+    c_uint32,
+    POINTER(lisa_tensor_info),
+)
+# lisa_status lisa_adapter_tensor_read(lisa_adapter *adapter, uint32_t index, void *data,
+#     uint32_t dtype, uint64_t n_elements);
+lisa_adapter_tensor_read = _bind_status(
+    "lisa_adapter_tensor_read",
+    POINTER(lisa_adapter),
+    c_uint32,
+    c_void_p,
+    c_uint32,
+    c_uint64,
+)
+# lisa_status lisa_adapter_tensor_write(lisa_adapter *adapter, uint32_t index,
+#     const void *data, uint32_t dtype, uint64_t n_elements);
+lisa_adapter_tensor_write = _bind_status(
+    "lisa_adapter_tensor_write",
+    POINTER(lisa_adapter),
+    c_uint32,
+    c_void_p,
+    c_uint32,
+    c_uint64,
+)
+# lisa_status lisa_adapter_weight_norm(lisa_adapter *adapter, uint32_t group, double *norm);
+lisa_adapter_weight_norm = _bind_status(
+    "lisa_adapter_weight_norm",
+    POINTER(lisa_adapter),
+    c_uint32,
+    POINTER(c_double),
 )
 
 # ---- optimizer.h ----
