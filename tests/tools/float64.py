@@ -2,7 +2,7 @@
 
 transformers computes RMSNorm, the rotary tables and softmax in float32 whatever the model's dtype,
 without which nothing could agree to 1e-9. Inside `with Float64():` whatever asks for float32 gets
-float64, in models that are built there and in what they compute.
+float64, in models that are built there and in what they compute. Files are read outside of it.
 """
 
 import torch
