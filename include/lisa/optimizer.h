@@ -92,9 +92,9 @@ LISA_API lisa_status lisa_optimizer_step(lisa_optimizer *optimizer, lisa_step_st
 LISA_API lisa_status lisa_optimizer_discard(lisa_optimizer *optimizer);
 
 /* The contiguous region of un-normalised gradient sums of the active groups, led by 16 elements of
- * which the first is the window's sum of target weights: all-reduce it as n_elements of `dtype` and
- * step divides. Borrowed; host memory on the CPU backends, device memory on others; valid until the
- * mask changes. */
+ * which the first is the window's sum of target weights; each tensor is filled up with zeros to a
+ * multiple of 16. All-reduce (sum) it as n_elements of `dtype` and step divides. Borrowed; host
+ * memory on the CPU backends, device memory on others; valid until the mask changes. */
 LISA_API lisa_status lisa_optimizer_gradients(lisa_optimizer *optimizer, void **data,
                                               uint64_t *n_elements, uint32_t *dtype);
 

@@ -17,6 +17,10 @@ check "embed runs" embed
 check "embed: the loss falls to a tenth" fell "$work/embed" 0.1
 check "embed: the sentence was learned" \
     grep -qF 'the frozen| layers wait their turn; the' "$work/embed"
+data_parallel() { "$bin/data_parallel" >"$work/data_parallel"; }
+check "data_parallel runs, and its replicas stay equal" data_parallel
+check "data_parallel: the loss falls to a tenth" fell "$work/data_parallel" 0.1
+check "data_parallel: the step knows of all targets" grep -q 'targets 188$' "$work/data_parallel"
 host_cpp() { "$bin/host_cpp" >"$work/host_cpp"; }
 check "host_cpp runs" host_cpp
 check "host_cpp: the loss falls" fell "$work/host_cpp" 0.5
