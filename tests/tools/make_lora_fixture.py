@@ -17,6 +17,7 @@ make_family_fixtures.py made before. Rank and alpha are odd, A and B random:
       merged.NAME             the base's tensors that have an adapter, with it merged
 """
 
+import json
 import math
 import pathlib
 import sys
@@ -62,6 +63,10 @@ def write_adapter(data, name, random):
             parameter.copy_(torch.from_numpy(0.2 * random.standard_normal(tuple(parameter.shape))))
     model.save_pretrained(data / name)
     (data / name / "README.md").unlink()
+    path = data / name / "adapter_config.json"
+    config = json.loads(path.read_text())
+    config["target_modules"].sort()  # a set's order otherwise
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
 def adapted(data, name):
