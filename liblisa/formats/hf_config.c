@@ -48,6 +48,7 @@ static const struct {
     {"layer_types", NAN, "full_attention"},
     {"sliding_window", 0, NULL},
     {"use_sliding_window", 0, NULL},
+    {"use_mrope", 0, NULL},
     {"attention_chunk_size", 0, NULL},
     {"no_rope_layers", NAN, NULL},
     {"no_rope_layer_interval", NAN, NULL},
