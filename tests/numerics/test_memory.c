@@ -160,6 +160,54 @@ START_TEST(test_held_is_planned) {
 }
 END_TEST
 
+static void like_qwen3(lisa_model_config *c) {
+    strcpy(c->family, "qwen3");
+    c->qk_norm = 1;
+    c->d_ff = 5; /* the workspace is attention's */
+}
+
+static void like_gpt2(lisa_model_config *c) {
+    strcpy(c->family, "gpt2");
+    c->n_kv_heads = c->n_heads;
+    c->norm = LISA_NORM_LAYER;
+    c->rope = LISA_ROPE_NONE;
+    c->learned_positions = c->attention_bias = c->attention_output_bias = c->mlp_bias = 1;
+    c->gated_mlp = 0;
+    c->activation = LISA_ACT_GELU_TANH;
+}
+
+static void like_phi(lisa_model_config *c) {
+    strcpy(c->family, "phi");
+    c->norm = LISA_NORM_LAYER;
+    c->parallel_residual = c->head_bias = 1;
+    c->attention_bias = c->attention_output_bias = c->mlp_bias = 1;
+    c->gated_mlp = 0;
+    c->activation = LISA_ACT_GELU_ERF;
+}
+
+/* What layers of other families keep besides: statistics and second copies of queries and keys,
+ * positions, biases; or less. */
+static void (*const FAMILIES[])(lisa_model_config *) = {like_qwen3, like_gpt2, like_phi};
+enum { N_FAMILIES = sizeof FAMILIES / sizeof *FAMILIES };
+
+START_TEST(test_held_is_planned_in_every_family) {
+    const struct run *run = &RUNS[1 + _i % 2]; /* stored, recomputed */
+    rig_spec spec;
+    rig r;
+    lisa_plan_report plan;
+    rig_spec_init(&spec, "cpu");
+    FAMILIES[_i / 2](&spec.config);
+    save_config(run, &spec);
+    spec_of(&spec, run);
+    plan_of(&spec, &plan);
+    rig_make(&r, &spec);
+    use(&r, run);
+    assert_as_planned(&r, &plan, r.config.family);
+    rig_destroy(&r);
+    remove_directory();
+}
+END_TEST
+
 /* Under a limit the run fits at the planned total, beside the small handles, and not below it. */
 static lisa_status run_under(const rig_spec *given, uint64_t limit) {
     rig_spec spec = *given;
@@ -358,6 +406,7 @@ static Suite *make_suite(void) {
     TCase *tcase = tcase_create("plan");
     tcase_set_timeout(tcase, 60);
     tcase_add_loop_test(tcase, test_held_is_planned, 0, N_RUNS);
+    tcase_add_loop_test(tcase, test_held_is_planned_in_every_family, 0, 2 * N_FAMILIES);
     tcase_add_loop_test(tcase, test_a_page_less_fails, 0, N_RUNS);
     tcase_add_test(tcase, test_auto_fits_the_limit);
     /* Not the first run, whose weights are copied: that needs more than the limits here. */
