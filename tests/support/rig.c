@@ -14,6 +14,7 @@ void rig_spec_init(rig_spec *spec, const char *backend) {
     spec->model.seed = 5;
     OK(lisa_batch_options_init(&spec->batch, sizeof spec->batch));
     OK(lisa_optimizer_options_init(&spec->optimizer, sizeof spec->optimizer));
+    OK(lisa_adapter_options_init(&spec->adapter, sizeof spec->adapter));
     spec->optimizer.lr = 1e-2;
     spec->max_batch = 2;
     spec->max_tokens = 11;
@@ -39,6 +40,10 @@ static void make_parts(rig *r, const rig_spec *spec) {
     r->n_groups = r->config.n_layers + 2;
     r->n_tensors = lisa_model_n_tensors(r->model);
     ck_assert_uint_le(r->n_groups, RIG_MAX_GROUPS);
+    if (spec->adapted) {
+        OK(lisa_adapter_create(&r->adapter, r->model, &spec->adapter));
+        OK(lisa_model_set_adapter(r->model, r->adapter));
+    }
     OK(lisa_batch_create(&r->batch, r->model, spec->max_batch, spec->max_tokens, &spec->batch));
     if (!spec->no_optimizer)
         OK(lisa_optimizer_create(&r->optimizer, r->model, &spec->optimizer));
@@ -74,6 +79,7 @@ void rig_make_f64_copy(rig *r, const rig_spec *spec, const rig *source) {
 
 void rig_destroy(rig *r) {
     lisa_optimizer_destroy(r->optimizer);
+    lisa_adapter_destroy(r->adapter);
     lisa_batch_destroy(r->batch);
     lisa_model_destroy(r->model);
     lisa_context_destroy(r->context);

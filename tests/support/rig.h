@@ -20,6 +20,8 @@ typedef struct rig_spec {
     uint32_t max_batch, max_tokens;
     lisa_optimizer_options optimizer;
     int no_optimizer;
+    int adapted; /* 1: an adapter of these options is attached, and trains */
+    lisa_adapter_options adapter;
 } rig_spec;
 
 typedef struct rig {
@@ -27,6 +29,7 @@ typedef struct rig {
     lisa_model *model;
     lisa_batch *batch;
     lisa_optimizer *optimizer;
+    lisa_adapter *adapter;
     lisa_model_config config;
     uint32_t n_groups, n_tensors;
 } rig;
