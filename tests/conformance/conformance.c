@@ -91,6 +91,7 @@ Suite *conformance_suite(const char *name, const lisa_backend_ops *ops, int larg
     suite_add_tcase(suite, conformance_linear());
     suite_add_tcase(suite, conformance_block());
     suite_add_tcase(suite, conformance_loss());
+    suite_add_tcase(suite, conformance_dropout());
     suite_add_tcase(suite, conformance_update());
     suite_add_tcase(suite, conformance_spoilt());
     return suite;

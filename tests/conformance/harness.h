@@ -110,6 +110,7 @@ TCase *conformance_start(void);
 TCase *conformance_linear(void);
 TCase *conformance_block(void);
 TCase *conformance_loss(void);
+TCase *conformance_dropout(void);
 TCase *conformance_update(void);
 TCase *conformance_spoilt(void);
 
