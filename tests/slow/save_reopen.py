@@ -1,11 +1,11 @@
-"""What liblisa saves is what it held, and transformers makes the same of it; all families in one run.
+"""What liblisa saves is what it held, and transformers makes the same of it: all families.
 
     save_reopen.py SCRATCH DIRECTORY...
 
 Each directory is opened, trained for three LISA steps and saved below SCRATCH whole, in shards, and
 in other dtypes; then a new model is made from its description alone and saved. In every case
-transformers must find each weight it wants and no other, every tensor must be what liblisa held (bit
-for bit, or as near as torch rounds it), the float64 logits of what was saved must be liblisa's to
+transformers must find each weight it wants and no other, every tensor must be what liblisa held
+(bit for bit, or as near as torch rounds it), the float64 logits of what was saved must be liblisa's to
 float32's accuracy, and files beside the weights must have come along unchanged.
 
 Exits with 1 if anything was wrong; every directory is tried.

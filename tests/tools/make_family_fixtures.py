@@ -12,15 +12,15 @@ random, and its config.json looks as the family's do on the hub. For each NAME o
   llama-tied-sharded         llama-tied in shards, config.json with the keys of transformers 5
   NAME.expected.safetensors  what float64 makes of them; tensors have transformers' names:
       tokens, labels [S,B,T]  one batch per step; labels as in Hugging Face (-100 is not scored)
-      lr [S], adam [5]        learning rates; beta1, beta2, eps, and weight_decay and max_grad_norm of
-                              the third run
+      lr [S], adam [5]        learning rates; beta1, beta2, eps, and weight_decay and
+                              max_grad_norm of the third run
       masks [S,L+2]           groups that train: embedding, layers, final norm and head
       logits, loss, grad.*    of batch 0 and the initial weights; the loss is a sum over shifted
                               targets divided by their number
       full.*                  S steps of AdamW on everything: losses [S], norms [S], final weights
       lisa.*                  S steps under the masks; a layer's state is deleted when it leaves
-      clip.*                  the same with weight decay on the blocks' matrices and the untied head,
-                              and torch's clip_grad_norm_ over the active groups
+      clip.*                  the same with weight decay on the blocks' matrices and the untied
+                              head, and torch's clip_grad_norm_ over the active groups
       greedy.prompt, .tokens  a prompt and its greedy continuation, of float32's certainty
       bf16.*, f16.*           logits, loss, grad.* of the rounded weights, in float64 too
 """
@@ -190,8 +190,9 @@ def write_directories(data, name, config, state):
     for short in ROUNDED[name]:
         key = "dtype" if "dtype" in config else "torch_dtype"
         dtype = DTYPES[short]
-        write_directory(data / f"{name}-{short}", {**config, key: str(dtype).removeprefix("torch.")},
-                        {key: value.to(dtype) for key, value in state.items()})
+        rounded = {name: value.to(dtype) for name, value in state.items()}
+        said = {**config, key: str(dtype).removeprefix("torch.")}
+        write_directory(data / f"{name}-{short}", said, rounded)
     if name == "gpt2":
         write_directory(data / "gpt2-plain", *as_on_the_hub(config, state))
     if name == "llama-untied":

@@ -5,8 +5,8 @@
 Made with torch 2.15.0, transformers 5.23.0 and PEFT 0.21.2, on the models that
 make_family_fixtures.py made before. Rank and alpha are odd, A and B random:
 
-  lora-gpt2, lora-llama       adapters in PEFT's files, in float32, on gpt2 (Conv1D) and llama-untied
-                              (rsLoRA), on every linear module of the blocks
+  lora-gpt2, lora-llama       adapters in PEFT's files, in float32, on gpt2 (Conv1D) and
+                              llama-untied (rsLoRA), on every linear module of the blocks
   lora-*.expected.safetensors what float64 makes of them; adapters' tensors have their names there
       tokens, labels [S,B,T], lr [S], adam [3], masks [S,L+2]
                               as in make_family_fixtures.py; adam is beta1, beta2, eps
@@ -120,11 +120,12 @@ def layer_masks(n_layers):
 
 def merged(model, tokens, logits):
     """The base's tensors that have an adapter, with it added, by PEFT."""
-    names = {key.removeprefix(PREFIX).rsplit(".lora_", 1)[0] + ".weight" for key in adapters_of(model)}
+    modules = {key.removeprefix(PREFIX).rsplit(".lora_", 1)[0] for key in adapters_of(model)}
     whole = model.merge_and_unload()
     off = (logits_of(whole, tokens) - logits).abs().max()
     assert off < 1e-12, f"merged logits are off by {off}"
-    return {"merged." + name: whole.get_parameter(name).detach() for name in sorted(names)}
+    names = [module + ".weight" for module in sorted(modules)]
+    return {"merged." + name: whole.get_parameter(name).detach() for name in names}
 
 
 def expect(data_directory, name, random):
