@@ -95,6 +95,7 @@ class Layout(unittest.TestCase):
             "ROPE": _choices.Rope,
             "LOAD": _choices.Load,
             "STATE": _choices.StatePolicy,
+            "TARGET": _choices.Target,
             "SAMPLER": _choices.SamplerKind,
         }
         for prefix, kind in prefixes.items():
@@ -104,7 +105,8 @@ class Layout(unittest.TestCase):
                 if name.startswith(f"LISA_{prefix}_") and name != "LISA_SAMPLER_MAX_LAYERS"
             }
             with self.subTest(prefix):
-                self.assertEqual({member.name: member.value for member in kind}, expected)
+                own = {name: member.value for name, member in kind.__members__.items()}
+                self.assertEqual(own, expected)
 
     def test_package_version_is_the_headers(self):
         text = (headers.INCLUDE / "lisa" / "version.h").read_text()

@@ -5,6 +5,7 @@ is a LisaError, and where Python has a word for it that as well (ValueError, OSE
 """
 
 from . import _ffi
+from ._adapter import Adapter
 from ._choices import (
     Activation,
     Activations,
@@ -15,6 +16,7 @@ from ._choices import (
     Rope,
     SamplerKind,
     StatePolicy,
+    Target,
 )
 from ._config import ModelConfig
 from ._context import MEMORY_CLASSES, Context, MemoryUse
@@ -34,14 +36,18 @@ from ._errors import (
     StateError,
     Unsupported,
 )
-from ._model import Evaluation, Model, TensorInfo
+from ._model import Attachment, Evaluation, Model
 from ._plan import Plan, plan
 from ._sampler import Sampler
+from ._tensors import TensorInfo
 from ._train import Batch, Optimizer, StepStats, backward, forward, train_step
 from ._version import __version__
 
 IGNORE_LABEL: int = _ffi.LISA_IGNORE_LABEL
 """A label that is not trained on, as in Hugging Face."""
+
+NO_LAYERS: int = _ffi.LISA_NO_LAYERS
+"""max_active_layers of an optimizer that trains embedding and head alone."""
 
 
 def library_version() -> str:
@@ -52,9 +58,12 @@ def library_version() -> str:
 __all__ = [
     "IGNORE_LABEL",
     "MEMORY_CLASSES",
+    "NO_LAYERS",
     "AbiError",
     "Activation",
     "Activations",
+    "Adapter",
+    "Attachment",
     "BackendError",
     "Batch",
     "BudgetExceeded",
@@ -84,6 +93,7 @@ __all__ = [
     "StateError",
     "StatePolicy",
     "StepStats",
+    "Target",
     "TensorInfo",
     "Unsupported",
     "__version__",

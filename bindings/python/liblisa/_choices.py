@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enum import IntEnum
+from enum import IntEnum, IntFlag
 from typing import Type, TypeVar, Union
 
 from . import _ffi
@@ -64,6 +64,22 @@ class Load(IntEnum):
 
     MAP = _ffi.LISA_LOAD_MAP
     COPY = _ffi.LISA_LOAD_COPY
+
+
+class Target(IntFlag):
+    """Linear maps that an adapter stands beside."""
+
+    Q = _ffi.LISA_TARGET_Q
+    K = _ffi.LISA_TARGET_K
+    V = _ffi.LISA_TARGET_V
+    O = _ffi.LISA_TARGET_O
+    GATE = _ffi.LISA_TARGET_GATE
+    UP = _ffi.LISA_TARGET_UP
+    DOWN = _ffi.LISA_TARGET_DOWN
+    HEAD = _ffi.LISA_TARGET_HEAD
+    ATTENTION = _ffi.LISA_TARGET_ATTENTION
+    MLP = _ffi.LISA_TARGET_MLP
+    ALL_LAYERS = _ffi.LISA_TARGET_ALL_LAYERS
 
 
 class StatePolicy(IntEnum):

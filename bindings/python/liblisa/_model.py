@@ -7,35 +7,20 @@ embedding, 1 + l is layer l, L + 1 is the final norm and head.
 from __future__ import annotations
 
 import ctypes
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Callable, List, NamedTuple, Optional, Tuple, Union
+from typing import TYPE_CHECKING, Any, Callable, List, NamedTuple, Optional, Union
 
 from . import _ffi
-from ._buffers import c_array, c_floats, float_output, new_array
+from ._buffers import c_array, float_output, new_array
 from ._choices import DType, Load, parse
 from ._config import ModelConfig, config_from_c, config_to_c
 from ._context import Context
-from ._errors import InvalidArgument
-from ._handles import Handle, Host
+from ._handles import Host
 from ._options import PathLike, make, path_bytes, text_bytes, unsigned
+from ._tensors import DTypeLike, TensorHandle
 
 if TYPE_CHECKING:
+    from ._adapter import Adapter
     from ._train import Batch
-
-DTypeLike = Union[DType, int, str]
-TensorKey = Union[str, int]
-
-
-@dataclass(frozen=True)
-class TensorInfo:
-    """A tensor of a model."""
-
-    index: int
-    name: str  # Hugging Face name
-    shape: Tuple[int, ...]  # as in the file
-    dtype: DType  # as stored
-    group: int
-
 
 class Evaluation(NamedTuple):
     """What Model.evaluate found."""
@@ -60,13 +45,35 @@ def model_options(
     return make(_ffi.lisa_model_options, _ffi.lisa_model_options_init, values)
 
 
-class Model(Handle):
+class Attachment:
+    """What Model.set_adapter did; a with block undoes it at its end."""
+
+    def __init__(self, model: Model, before: Optional[Adapter]) -> None:
+        """Internal: use Model.set_adapter or Adapter.attach."""
+        self._model = model
+        self._before = before
+
+    def __enter__(self) -> Attachment:
+        return self
+
+    def __exit__(self, *_exception: Any) -> None:
+        before = self._before
+        self._model.set_adapter(None if before is None or before.closed else before)
+
+
+class Model(TensorHandle):
     """A transformer language model. Made by Model.open or Model.create."""
+
+    _tensor_count = _ffi.lisa_model_n_tensors
+    _tensor_info = _ffi.lisa_model_tensor_info
+    _tensor_get = _ffi.lisa_model_tensor_read
+    _tensor_put = _ffi.lisa_model_tensor_write
 
     def __init__(self, context: Context, create: Any, *arguments: Any) -> None:
         """Internal: use Model.open or Model.create."""
         self.context = context
         self._host: Host = context._host
+        self._adapter: Optional[Adapter] = None
         destroy = _ffi.lisa_model_destroy
         pointer = self._host.create(_ffi.lisa_model, create, destroy, context._c(), *arguments)
         super().__init__(pointer, self._host.release, destroy)
@@ -130,38 +137,21 @@ class Model(Handle):
         path = path_bytes(directory, "directory")
         self._host.call(_ffi.lisa_model_save, self._c(), path, ctypes.byref(options))
 
-    def tensors(self) -> List[TensorInfo]:
-        """All tensors in group order; a tied head is not listed apart."""
-        count = self._host.call(_ffi.lisa_model_n_tensors, self._c())
-        return [self.tensor(index) for index in range(count)]
+    @property
+    def adapter(self) -> Optional[Adapter]:
+        """The adapter that is attached."""
+        return self._adapter
 
-    def tensor(self, key: TensorKey) -> TensorInfo:
-        """One tensor by its Hugging Face name (NotFound) or index."""
-        index = self._index(key)
-        info = _ffi.lisa_tensor_info()
-        info.struct_size = ctypes.sizeof(info)
-        self._host.call(_ffi.lisa_model_tensor_info, self._c(), index, ctypes.byref(info))
-        shape = tuple(info.shape[: info.n_dims])
-        return TensorInfo(index, info.name.decode(), shape, DType(info.dtype), info.group)
+    def set_adapter(self, adapter: Optional[Adapter]) -> Attachment:
+        """Attaches an adapter of this model in place of the one that is, or none.
 
-    def tensor_read(self, key: TensorKey, *, dtype: DTypeLike = DType.F32, out: Any = None) -> Any:
-        """A copy of a tensor in its shape, as "f32" or "f64"; or fills `out` and returns it."""
-        info = self.tensor(key)
-        result, data, kind = float_output(out, parse(DType, dtype), info.shape)
-        self._host.call(_ffi.lisa_model_tensor_read, self._c(), info.index, data, kind, len(data))
-        return result
-
-    def tensor_write(self, key: TensorKey, data: Any) -> None:
-        """Replaces a tensor's values, fp32 master included. Data is flat or of its shape."""
-        info = self.tensor(key)
-        values, kind = c_floats(data, "data")
-        if len(values.shape) > 1 and values.shape != info.shape:
-            raise InvalidArgument(
-                f"{info.name}: expected shape {list(info.shape)}, got {list(values.shape)}"
-            )
-        self._host.call(
-            _ffi.lisa_model_tensor_write, self._c(), info.index, values.data, kind, len(values.data)
-        )
+        Allowed at any time. A with block on the result puts back what was attached before:
+        `with model.set_adapter(None):` evaluates the base while an adapter trains.
+        """
+        pointer = None if adapter is None else adapter._c()
+        self._host.call(_ffi.lisa_model_set_adapter, self._c(), pointer)
+        before, self._adapter = self._adapter, adapter
+        return Attachment(self, before)
 
     def weight_norm(self, group: int) -> float:
         """Euclidean norm of a group's weights."""
@@ -258,10 +248,8 @@ class Model(Handle):
 
         return _ffi.lisa_token_fn(call)
 
-    def _index(self, key: TensorKey) -> int:
-        if not isinstance(key, str):
-            return unsigned(key, 32, "tensor index")
+    def _find(self, name: str) -> int:
         index = ctypes.c_uint32()
-        name = text_bytes(key, "tensor name")
-        self._host.call(_ffi.lisa_model_tensor_find, self._c(), name, ctypes.byref(index))
+        encoded = text_bytes(name, "tensor name")
+        self._host.call(_ffi.lisa_model_tensor_find, self._c(), encoded, ctypes.byref(index))
         return index.value

@@ -6,6 +6,7 @@ import ctypes
 from typing import Any, Dict, Mapping, NamedTuple, Optional
 
 from . import _ffi
+from ._adapter import adapter_options
 from ._config import ModelConfig, config_to_c
 from ._context import MEMORY_CLASSES, context_options
 from ._model import model_options
@@ -36,11 +37,13 @@ def plan(
     model: Optional[Mapping[str, Any]] = None,
     batch: Optional[Mapping[str, Any]] = None,
     optimizer: Optional[Mapping[str, Any]] = None,
+    adapter: Optional[Mapping[str, Any]] = None,
 ) -> Plan:
     """Plans memory for batches of up to max_batch x max_tokens.
 
     context, model, batch, optimizer: the keyword arguments of Context, Model.open or create, Batch
     and Optimizer; optimizer=None plans no training, optimizer={} its defaults.
+    adapter: the keyword arguments of Adapter.create, which the optimizer then trains; None: none.
     generate_tokens: longest prompt and continuation; 0 (default): none.
     """
     pointer = ctypes.pointer
@@ -50,6 +53,7 @@ def plan(
         "model": pointer(model_options(**(model or {}))),
         "batch": pointer(batch_options(**(batch or {}))),
         "optimizer": None if optimizer is None else pointer(optimizer_options(**optimizer)),
+        "adapter": None if adapter is None else pointer(adapter_options(**adapter)),
         "max_batch": max_batch,
         "max_tokens": max_tokens,
         "generate_tokens": generate_tokens,

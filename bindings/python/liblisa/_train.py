@@ -11,9 +11,10 @@ from ._buffers import CODES, c_array, float_output
 from ._choices import Activations, DType, StatePolicy, parse
 from ._errors import InvalidArgument, StateError, Unsupported
 from ._handles import Handle, Host
-from ._model import DTypeLike, Model, TensorKey
+from ._model import Model
 from ._options import PathLike, make, path_bytes, unsigned
 from ._sampler import Sampler
+from ._tensors import DTypeLike, TensorHandle, TensorKey
 
 
 def batch_options(
@@ -188,11 +189,13 @@ class Optimizer(Handle):
     ) -> None:
         """Reserves slots and gradients, and binds to the model: one optimizer at a time.
 
+        It trains the adapter that is attached now, and nothing else, or the model's own weights.
         Defaults: AdamW with lr 1e-5, betas 0.9 and 0.999, eps 1e-8, no decay, no clipping.
         max_active_layers: slots; 0 (default): all layers, which is full AdamW.
         state_policy: "drop" (default), "keep" or "offload" (to scratch_dir on the CPU).
         """
         self.model = model
+        self.adapter = model.adapter
         self._host: Host = model._host
         self._region: Any = None
         options = optimizer_options(
@@ -277,7 +280,8 @@ class Optimizer(Handle):
         self, key: TensorKey, *, dtype: DTypeLike = DType.F32, out: Any = None
     ) -> Any:
         """A copy of one tensor's gradient sum in its shape; StateError when its group is frozen."""
-        info = self.model.tensor(key)
+        trained: TensorHandle = self.model if self.adapter is None else self.adapter
+        info = trained.tensor(key)
         result, data, kind = float_output(out, parse(DType, dtype), info.shape)
         self._host.call(
             _ffi.lisa_optimizer_gradient_read, self._c(), info.index, data, kind, len(data)
