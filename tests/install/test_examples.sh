@@ -21,6 +21,25 @@ data_parallel() { "$bin/data_parallel" >"$work/data_parallel"; }
 check "data_parallel runs, and its replicas stay equal" data_parallel
 check "data_parallel: the loss falls to a tenth" fell "$work/data_parallel" 0.1
 check "data_parallel: the step knows of all targets" grep -q 'targets 188$' "$work/data_parallel"
+adaptive() { "$bin/adaptive" >"$work/adaptive"; }
+check "adaptive runs" adaptive
+check "adaptive: the loss falls to a tenth" fell "$work/adaptive" 0.1
+# Of a period's line: eight chances that sum to two layers, two of them drawn.
+periods() {
+    sed -n 's/.*%  *//p' "$work/adaptive" | awk '
+        { drawn = gsub(/\*/, ""); sum = 0; for (i = 1; i <= NF; i++) sum += $i }
+        NF != 8 || drawn != 2 || sum < 196 || sum > 204 { bad = 1 }
+        NR == 1 { for (i = 2; i <= 8; i++) if ($i != $1) bad = 1 }
+        NR == 20 { least = most = $1
+            for (i = 2; i <= 8; i++) { if ($i > most) most = $i; if ($i < least) least = $i } }
+        END { exit bad || NR != 20 || most < 2 * least }'
+}
+check "adaptive: chances begin equal and end apart, and each period draws two" periods
+turns() {
+    awk '/^steps trained/ { for (i = 3; i <= NF; i++) { sum += $i; if ($i == 0) bad = 1 } }
+        END { exit bad || sum != 200 }' "$work/adaptive"
+}
+check "adaptive: every layer has had its turn" turns
 host_cpp() { "$bin/host_cpp" >"$work/host_cpp"; }
 check "host_cpp runs" host_cpp
 check "host_cpp: the loss falls" fell "$work/host_cpp" 0.5
@@ -28,7 +47,7 @@ check "host_cpp: a mistake is an exception with a text" grep -q '^caught LISA_E_
     "$work/host_cpp"
 
 # finetune on the committed fixture: a directory in, a directory out.
-model=$(dirname "$(find tests/data -name config.json 2>/dev/null | sort | head -1)")
+model=tests/data/llama-untied
 if [ -d "$model" ]; then
     for i in $(seq 0 511); do printf "\\x$(printf %02x $((i * 7 % 50)))\\0\\0\\0"; done >"$work/tokens"
     finetune() {
