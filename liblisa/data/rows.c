@@ -108,31 +108,69 @@ static lisa_status check_set(const struct lisa__rows *r, const char *what) {
     return LISA_OK;
 }
 
+static void sift_down(uint64_t *keys, size_t at, size_t n) {
+    const uint64_t moving = keys[at];
+    for (size_t child; (child = 2 * at + 1) < n; at = child) {
+        if (child + 1 < n && keys[child + 1] > keys[child])
+            child++;
+        if (keys[child] <= moving)
+            break;
+        keys[at] = keys[child];
+    }
+    keys[at] = moving;
+}
+
+static void sort(uint64_t *keys, size_t n) {
+    for (size_t i = n / 2; i-- > 0;)
+        sift_down(keys, i, n);
+    for (size_t last = n; last-- > 1;) {
+        const uint64_t most = keys[0];
+        keys[0] = keys[last];
+        keys[last] = most;
+        sift_down(keys, 0, last);
+    }
+}
+
+/* Where in a row a document is that was left before; n where none is. `runs` is scratch of n. */
+static uint32_t first_return(const int32_t *row, uint32_t n, uint64_t *runs) {
+    size_t n_runs = 0;
+    uint32_t found = n;
+    for (uint32_t t = 0; t < n; t++)
+        if (t == 0 || row[t] != row[t - 1])
+            runs[n_runs++] = (uint64_t)(uint32_t)row[t] << 32 | t;
+    sort(runs, n_runs);
+    for (size_t i = 1; i < n_runs; i++)
+        if (runs[i] >> 32 == runs[i - 1] >> 32 && (uint32_t)runs[i] < found)
+            found = (uint32_t)runs[i];
+    return found;
+}
+
 /* A document is contiguous: an id that returns after another would restart its positions, and be
- * seen from before the gap. */
+ * seen from before the gap. Leaves index and target, which lie together, to be rebuilt. */
 static lisa_status check_documents(const struct lisa__rows *r, const int32_t *documents) {
+    uint64_t *runs = (uint64_t *)(void *)r->index;
     for (uint32_t b = 0; b < r->batch; b++) {
         const int32_t *row = documents + (size_t)b * r->tokens;
-        for (uint32_t t = 1; t < r->tokens; t++)
-            for (uint32_t k = 0; row[t] != row[t - 1] && k < t; k++)
-                if (row[k] == row[t])
-                    return lisa__fail(LISA_E_INVAL,
-                                      "batch: document %d of row %u returns at token %u, expected "
-                                      "contiguous documents",
-                                      row[t], b, t);
+        const uint32_t t = first_return(row, r->tokens, runs);
+        if (t < r->tokens)
+            return lisa__fail(LISA_E_INVAL,
+                              "batch: document %d of row %u returns at token %u, expected "
+                              "contiguous documents",
+                              row[t], b, t);
     }
     return LISA_OK;
 }
 
 lisa_status lisa__rows_set_documents(struct lisa__rows *r, const int32_t *documents) {
     LISA_TRY(check_set(r, "documents"));
-    if (documents != NULL) {
-        LISA_TRY(check_documents(r, documents));
-        memcpy(r->document, documents, (size_t)r->batch * r->tokens * sizeof *documents);
+    const lisa_status status = documents != NULL ? check_documents(r, documents) : LISA_OK;
+    if (status == LISA_OK) {
+        r->has_documents = documents != NULL;
+        if (documents != NULL)
+            memcpy(r->document, documents, (size_t)r->batch * r->tokens * sizeof *documents);
     }
-    r->has_documents = documents != NULL;
     rebuild(r);
-    return LISA_OK;
+    return status;
 }
 
 lisa_status lisa__rows_set_weights(struct lisa__rows *r, const float *weights) {

@@ -2,8 +2,10 @@
 #include "data/rows.h"
 
 #include "check_main.h"
+#include "noise.h"
 
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define OK(call) ck_assert_msg((call) == LISA_OK, "%s: %s", #call, lisa_error_last())
@@ -139,7 +141,7 @@ START_TEST(what_is_refused_changes_nothing) {
     static const struct score scores[] = {{0, 11, 1}, {2, 13, 1}, {3, 14, 3}};
     static const int32_t documents[] = {1, 1, 2, 2, 2};
     static const float weights[] = {1, 1, 1, 1, 3};
-    static const int32_t returning[] = {1, 2, 2, 1, 1};
+    static const int32_t returning[] = {1, 2, 2, 1, 1}, crossing[] = {1, 2, 1, 2, 2};
     int32_t bad[5] = {1, 2, 3, 4, VOCABULARY}, below[5] = {1, 2, 3, -1, 5}, label[5] = {0, 0, -99};
     float negative[5] = {1, 1, 1, 1, -1}, nan[5] = {1, NAN}, infinite[5] = {INFINITY};
     OK(lisa__rows_set(&rows, TOKENS, NULL, 1, 5));
@@ -155,12 +157,60 @@ START_TEST(what_is_refused_changes_nothing) {
     expect_refused(LISA_E_INVAL, lisa__rows_set(&rows, TOKENS, NULL, 1, 0), "1 x 0");
     expect_refused(LISA_E_INVAL, lisa__rows_set(&rows, NULL, NULL, 1, 1), "NULL");
     expect_refused(LISA_E_INVAL, lisa__rows_set_documents(&rows, returning), "returns at token 3");
+    expect_refused(LISA_E_INVAL, lisa__rows_set_documents(&rows, crossing), "returns at token 2");
     expect_refused(LISA_E_INVAL, lisa__rows_set_weights(&rows, negative), "weights[4]");
     expect_refused(LISA_E_INVAL, lisa__rows_set_weights(&rows, nan), "weights[1]");
     expect_refused(LISA_E_INVAL, lisa__rows_set_weights(&rows, infinite), "weights[0]");
     ck_assert_uint_eq(rows.tokens, 5);
     ck_assert_mem_eq(rows.token, TOKENS, 5 * sizeof *TOKENS);
     expect_scores(scores, 3);
+}
+END_TEST
+
+/* Against a comparison of all with all, on rows of few ids, negative ones among them. */
+START_TEST(documents_are_contiguous) {
+    uint64_t state = 1;
+    uint32_t refused = 0;
+    for (int round = 0; round < 2000; round++) {
+        int32_t documents[12];
+        int returns = 0;
+        const uint32_t n_ids = 2 + noise_below(&state, 9);
+        for (int i = 0; i < 12; i++)
+            documents[i] = i % 6 != 0 && noise_below(&state, 2) == 0
+                               ? documents[i - 1]
+                               : (int32_t)noise_below(&state, n_ids) - 4;
+        for (int t = 0; t < 12; t++)
+            for (int k = t / 6 * 6; k < t; k++)
+                returns |= documents[k] == documents[t] && documents[t - 1] != documents[t];
+        OK(lisa__rows_set(&rows, TOKENS, NULL, 2, 6));
+        const lisa_status status = lisa__rows_set_documents(&rows, documents);
+        ck_assert_int_eq(status, returns ? LISA_E_INVAL : LISA_OK);
+        ck_assert_uint_eq(rows.has_documents, !returns);
+        refused += (uint32_t)returns;
+    }
+    ck_assert_uint_gt(refused, 200);
+    ck_assert_uint_lt(refused, 1800);
+}
+END_TEST
+
+/* As many documents as tokens, in no order: the time does not grow with their square. */
+START_TEST(many_documents) {
+    enum { N = 1 << 20 };
+    struct lisa__rows many;
+    int32_t *ids = malloc(2 * N * sizeof *ids), *tokens = ids + N;
+    ck_assert_ptr_nonnull(ids);
+    for (uint32_t i = 0; i < N; i++) {
+        ids[i] = (int32_t)(i * 2654435769u);
+        tokens[i] = 0;
+    }
+    OK(lisa__rows_create(&many, context, 1, N, VOCABULARY));
+    OK(lisa__rows_set(&many, tokens, NULL, 1, N));
+    OK(lisa__rows_set_documents(&many, ids));
+    ck_assert_uint_eq(many.n_scored, 0);
+    ids[N - 1] = ids[7];
+    expect_refused(LISA_E_INVAL, lisa__rows_set_documents(&many, ids), "returns at token 1048575");
+    lisa__rows_destroy(&many, context);
+    free(ids);
 }
 END_TEST
 
@@ -196,6 +246,8 @@ static Suite *make_suite(void) {
     tcase_add_test(tcase, weights_belong_to_labels);
     tcase_add_test(tcase, documents_and_weights_meet_and_are_reset);
     tcase_add_test(tcase, what_is_refused_changes_nothing);
+    tcase_add_test(tcase, documents_are_contiguous);
+    tcase_add_test(tcase, many_documents);
     tcase_add_test(tcase, tokens_come_first);
     tcase_add_test(tcase, memory_is_given_back);
     suite_add_tcase(suite, tcase);
