@@ -77,14 +77,12 @@ static lisa_status multiply(const struct merge *m, const struct target *t, const
     return model->be->ops->gemm(model->be, &op);
 }
 
-/* weights[i] + deltas[i], in fp32 where the backend's reals are that, as the weight's type in place
- * of the deltas. */
+/* weights[i] + deltas[i] as the weight's type, in place of the deltas. The sum of two floats is
+ * exact in double, and rounds to float before it rounds to 16 bits: an addition in fp32. */
 static lisa_status add(const struct merge *m, const struct target *t, uint64_t n) {
-    const int wide = m->adapter->model->be->ops->real_dtype == LISA_DTYPE_F64;
     const uint32_t dtype = t->weight->value.dtype;
     for (uint64_t i = 0; i < n; i++) {
-        const double sum = m->weights[i] + m->deltas[i];
-        lisa__store(m->deltas, dtype, i, wide ? sum : (float)sum);
+        lisa__store(m->deltas, dtype, i, m->weights[i] + m->deltas[i]);
         if (!isfinite(lisa__load(m->deltas, dtype, i)))
             return lisa__fail(LISA_E_NONFINITE,
                               "lisa_adapter_merge: tensor \"%s\" would not be finite as %s",

@@ -2,6 +2,7 @@
  * to memory. Equality with PEFT is test_lora_parity.c's. */
 #include "check_main.h"
 #include "fixture.h"
+#include "model/run.h"
 #include "rig.h"
 
 #include <math.h>
@@ -176,6 +177,53 @@ START_TEST(test_dropout_belongs_to_the_step) {
     OK(lisa_optimizer_discard(r.optimizer));
     ck_assert(loss_of(&r) != first);
     ck_assert(evaluate(&r) == clean);
+    rig_destroy(&r);
+}
+END_TEST
+
+/* Sequences 256 rows apart, alike but for their dropout: rows of another chunk draw their own. */
+START_TEST(test_rows_draw_apart) {
+    enum { B = 32, T = 16 };
+    static int32_t tokens[B * T], labels[B * T];
+    double losses[2];
+    rig_spec spec;
+    rig r;
+    spec_of(&spec, "cpu", NULL);
+    spec.adapter.dropout = 0.4;
+    spec.max_batch = B;
+    spec.max_tokens = T;
+    rig_make(&r, &spec);
+    shake(&r, 3);
+    rig_random_tokens(tokens, B * T / 2, r.config.vocab_size, 1);
+    memcpy(tokens + B * T / 2, tokens, sizeof tokens / 2);
+    for (int half = 0; half < 2; half++) {
+        for (int i = 0; i < B * T; i++)
+            labels[i] = i / T == half * B / 2 ? tokens[i] : LISA_IGNORE_LABEL;
+        OK(lisa_batch_set(r.batch, tokens, labels, B, T));
+        losses[half] = loss_of(&r);
+    }
+    ck_assert(losses[0] != losses[1]);
+    rig_destroy(&r);
+}
+END_TEST
+
+/* ... and so does every map of every layer. */
+START_TEST(test_maps_draw_apart) {
+    static const uint32_t roles[] = {LISA__Q_W,    LISA__K_W,  LISA__V_W,   LISA__O_W,
+                                     LISA__GATE_W, LISA__UP_W, LISA__DOWN_W};
+    enum { N_ROLES = sizeof roles / sizeof *roles };
+    uint32_t seen[64] = {0};
+    rig_spec spec;
+    rig r;
+    spec_of(&spec, "cpu", NULL);
+    rig_make(&r, &spec);
+    for (uint32_t layer = 0; layer < r.config.n_layers; layer++)
+        for (int i = 0; i < N_ROLES; i++) {
+            const struct lisa__linear l = lisa__linear_of(r.model, layer, roles[i]);
+            ck_assert_ptr_nonnull(l.lora_a);
+            ck_assert_uint_lt(l.site, lisa_adapter_n_tensors(r.adapter));
+            ck_assert_uint_eq(seen[l.site]++, 0);
+        }
     rig_destroy(&r);
 }
 END_TEST
@@ -532,6 +580,8 @@ static Suite *make_suite(void) {
     tcase_add_loop_test(tcase, test_gradients, 0, N_FAMILIES);
     tcase_add_loop_test(tcase, test_gradients_through_dropout, 0, N_FAMILIES);
     tcase_add_test(tcase, test_dropout_belongs_to_the_step);
+    tcase_add_test(tcase, test_rows_draw_apart);
+    tcase_add_test(tcase, test_maps_draw_apart);
     tcase_add_test(tcase, test_recompute_and_threads_change_nothing);
     tcase_add_loop_test(tcase, test_the_base_stays_frozen, 0, N_FAMILIES);
     tcase_add_test(tcase, test_masks_select_adapters);
