@@ -44,6 +44,7 @@ typedef struct scenario {
     lisa_model *model;
     lisa_batch *batch;
     lisa_optimizer *optimizer;
+    lisa_adapter *adapter;
     double weights[20000];
     size_t n_weights;
 } scenario;
@@ -89,6 +90,25 @@ static void read_weights(scenario *s) {
     }
 }
 
+/* An adapter's life: made, trained by masks, merged. */
+static int run_adapter(scenario *s, const rig_spec *spec) {
+    lisa_adapter_options options;
+    OK(lisa_adapter_options_init(&options, sizeof options));
+    options.targets = LISA_TARGET_ALL_LAYERS;
+    options.dropout = 0.1;
+    lisa_optimizer_destroy(s->optimizer);
+    s->optimizer = NULL;
+    TRY(s, lisa_adapter_create(&s->adapter, s->model, &options));
+    OK(lisa_model_set_adapter(s->model, s->adapter));
+    TRY(s, lisa_optimizer_create(&s->optimizer, s->model, &spec->optimizer));
+    for (uint64_t step = 0; step < 3; step++)
+        TRY(s, set_and_step(s, step));
+    lisa_optimizer_destroy(s->optimizer);
+    s->optimizer = NULL;
+    TRY(s, lisa_adapter_merge(s->adapter));
+    return 1;
+}
+
 /* 1 when it came to its end. */
 static int run(scenario *s, const rig_spec *given) {
     rig_spec spec = *given;
@@ -114,12 +134,13 @@ static int run(scenario *s, const rig_spec *given) {
     char out[sizeof saved + 8];
     snprintf(out, sizeof out, "%s/out", saved);
     TRY(s, lisa_model_save(s->model, out, NULL));
-    return 1;
+    return run_adapter(s, &spec);
 }
 
 static void clear(scenario *s) {
     lisa_batch_destroy(s->batch);
     lisa_optimizer_destroy(s->optimizer);
+    lisa_adapter_destroy(s->adapter);
     lisa_model_destroy(s->model);
     lisa_context_destroy(s->context);
     ck_assert_msg(s->memory.n_live == 0, "%llu allocations leaked when allocation %llu failed",
