@@ -26,7 +26,8 @@ static uint32_t most_likely(const double *logits, uint32_t n) {
 
 /* More likely, or as likely with the lower id. */
 static int before(const struct ranking *r, uint32_t a, uint32_t b) {
-    return r->logits[a] > r->logits[b] || (r->logits[a] == r->logits[b] && a < b);
+    const double x = r->logits[a], y = r->logits[b];
+    return x > y || (x == y && a < b);
 }
 
 static void sift_down(struct ranking *r, uint32_t at, uint32_t n) {

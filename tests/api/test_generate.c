@@ -17,7 +17,7 @@ static const struct {
     uint32_t window, learned;
 } SETTINGS[] = {
     {"reference64", 0, 0}, {"reference64", 7, 0}, {"reference64", 0, 1},
-    {"cpu", 0, 0},         {"cpu", 7, 0},
+    {"cpu", 0, 0},         {"cpu", 7, 0},         {"cpu", 270, 0},
 };
 enum { N_SETTINGS = sizeof SETTINGS / sizeof *SETTINGS };
 
