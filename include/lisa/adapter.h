@@ -52,12 +52,26 @@ LISA_API lisa_status lisa_adapter_options_init(lisa_adapter_options *options, si
 LISA_API lisa_status lisa_adapter_create(lisa_adapter **out, lisa_model *model,
                                          const lisa_adapter_options *options);
 
+/* Reads a PEFT directory: adapter_config.json and adapter_model.safetensors (F32, BF16, F16 or
+ * F64). Rank, alpha, dropout and rsLoRA are what the configuration says, the targets what the
+ * tensors are for: each in every layer. Of `options` (may be NULL) only the seed counts.
+ * LISA_E_UNSUPPORTED names what PEFT can say and this library has not (DoRA, biases, embeddings,
+ * ...), LISA_E_FORMAT a tensor that is missing or of another shape, LISA_E_NONFINITE one with an
+ * infinity or NaN. */
+LISA_API lisa_status lisa_adapter_open(lisa_adapter **out, lisa_model *model, const char *directory,
+                                       const lisa_adapter_options *options);
+
 /* Detaches it and gives up the host's reference; NULL is a no-op. */
 LISA_API void lisa_adapter_destroy(lisa_adapter *adapter);
 
 /* What the adapter was made of; options->struct_size must be set. */
 LISA_API lisa_status lisa_adapter_get_options(const lisa_adapter *adapter,
                                               lisa_adapter_options *options);
+
+/* Writes a PEFT directory, its tensors as F32; it is made if need be. An adapter that was opened
+ * keeps its configuration's other keys. Both files are on disk before either replaces an older one,
+ * and after a failure the older ones are whole. */
+LISA_API lisa_status lisa_adapter_save(lisa_adapter *adapter, const char *directory);
 
 /* Attaches an adapter of this model in place of the one that is, or none (NULL). A model may have
  * any number of adapters and one attached. Allowed at any time: a base can be evaluated, or another

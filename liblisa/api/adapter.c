@@ -34,6 +34,17 @@ lisa_status lisa_adapter_create(lisa_adapter **out, lisa_model *model,
     return lisa__adapter_create(out, model, &own);
 }
 
+lisa_status lisa_adapter_open(lisa_adapter **out, lisa_model *model, const char *directory,
+                              const lisa_adapter_options *options) {
+    LISA_REQUIRE(out);
+    *out = NULL;
+    LISA_REQUIRE(model);
+    LISA_REQUIRE(directory);
+    lisa_adapter_options own;
+    LISA_TRY(lisa__adapter_options_read(&own, options));
+    return lisa__adapter_open(out, model, directory, &own);
+}
+
 void lisa_adapter_destroy(lisa_adapter *adapter) {
     if (adapter == NULL)
         return;
@@ -46,6 +57,12 @@ lisa_status lisa_adapter_get_options(const lisa_adapter *adapter, lisa_adapter_o
     LISA_REQUIRE(adapter);
     return lisa__options_write(options, sizeof *options, &adapter->options, sizeof adapter->options,
                                "lisa_adapter_options");
+}
+
+lisa_status lisa_adapter_save(lisa_adapter *adapter, const char *directory) {
+    LISA_REQUIRE(adapter);
+    LISA_REQUIRE(directory);
+    return lisa__adapter_save(adapter, directory);
 }
 
 lisa_status lisa_model_set_adapter(lisa_model *model, lisa_adapter *adapter) {

@@ -1,5 +1,7 @@
 #include "core/json.h"
 
+#include "core/io.h"
+
 #include <float.h>
 #include <stdlib.h>
 #include <string.h>
@@ -37,6 +39,38 @@ lisa_status lisa__json_parse(json_t **out, const char *text, uint64_t n, const c
     json_error_t error;
     *out = parse(text, (size_t)n, 0, &error);
     return *out == NULL ? parse_failure(&error, file, 0) : LISA_OK;
+}
+
+lisa_status lisa__json_load(json_t **out, const char *path, uint64_t max_bytes) {
+    char *text;
+    uint64_t n;
+    *out = NULL;
+    LISA_TRY(lisa__io_slurp(&text, &n, path, max_bytes));
+    const lisa_status status = lisa__json_parse(out, text, n, path);
+    free(text);
+    return status;
+}
+
+static char *dump_exactly(const json_t *json) {
+    for (int digits = 15;; digits++) {
+        char *text = json_dumps(json, JSON_INDENT(2) | JSON_REAL_PRECISION(digits));
+        json_t *again = text == NULL ? NULL : json_loads(text, 0, NULL);
+        const int equal = again != NULL && json_equal(json, again);
+        json_decref(again);
+        if (equal || digits == 17)
+            return text;
+        free(text);
+    }
+}
+
+lisa_status lisa__json_dump(char **out, uint64_t *n, const json_t *json, const char *file) {
+    char *text = dump_exactly(json);
+    if (text == NULL)
+        return lisa__fail(LISA_E_NOMEM, "%s: out of memory for its JSON", file);
+    *n = strlen(text) + 1;
+    text[*n - 1] = '\n'; /* in the place of the NUL */
+    *out = text;
+    return LISA_OK;
 }
 
 static int is_space(char c) {

@@ -19,6 +19,13 @@ extern void *(*lisa__json_allocate)(size_t bytes);
  * tree takes up to about 80 bytes per byte of text: the caller bounds n. */
 lisa_status lisa__json_parse(json_t **out, const char *text, uint64_t n, const char *file);
 
+/* Parses a whole file of at most max_bytes. */
+lisa_status lisa__json_load(json_t **out, const char *path, uint64_t max_bytes);
+
+/* The text of a tree with a line's end, n bytes without a NUL, in the fewest digits that give every
+ * number back (1e-05 stays 1e-05); free() it. `file` is for texts. */
+lisa_status lisa__json_dump(char **out, uint64_t *n, const json_t *json, const char *file);
+
 /* A walk over one JSON object, member by member, in memory that does not grow with the object. */
 struct lisa__json_walk {
     char *text;

@@ -1,6 +1,5 @@
 #include "formats/hf_config.h"
 
-#include "core/io.h"
 #include "core/json.h"
 #include "formats/safetensors.h"
 #include "formats/writer.h"
@@ -304,22 +303,13 @@ static lisa_status make_path(char **out, const char *directory) {
     return LISA_OK;
 }
 
-static lisa_status load_json(json_t **out, const char *path) {
-    char *text;
-    uint64_t bytes;
-    LISA_TRY(lisa__io_slurp(&text, &bytes, path, MAX_CONFIG));
-    const lisa_status status = lisa__json_parse(out, text, bytes, path);
-    free(text);
-    return status;
-}
-
 lisa_status lisa__hf_config_read(lisa_model_config *config, lisa_context *context,
                                  const char *directory) {
     lisa_model_config result;
     char *path;
     json_t *json;
     LISA_TRY(make_path(&path, directory));
-    lisa_status status = load_json(&json, path);
+    lisa_status status = lisa__json_load(&json, path, MAX_CONFIG);
     if (status == LISA_OK) {
         status = read_json(&result, context, json, path);
         json_decref(json);
@@ -399,30 +389,13 @@ static lisa_status fill_new(json_t *json, const lisa_model_config *given) {
     return lisa__family_write(&config, family, json);
 }
 
-/* The fewest digits that give every number back: 1e-05 stays 1e-05. */
-static lisa_status dump(char **out, const json_t *json) {
-    for (int digits = 15;; digits++) {
-        char *text = json_dumps(json, JSON_INDENT(2) | JSON_REAL_PRECISION(digits));
-        json_t *again = text == NULL ? NULL : json_loads(text, 0, NULL);
-        const int equal = again != NULL && json_equal(json, again);
-        json_decref(again);
-        if (equal || digits == 17) {
-            *out = text;
-            return text == NULL ? no_memory() : LISA_OK;
-        }
-        free(text);
-    }
-}
-
 static lisa_status write_json(lisa_context *context, json_t *json, const lisa_model_config *config,
                               const char *directory) {
     char *text;
+    uint64_t n;
     LISA_TRY(set_current(json, config));
-    LISA_TRY(dump(&text, json));
-    const size_t length = strlen(text);
-    text[length] = '\n'; /* in the place of the NUL, which is not written */
-    const lisa_status status =
-        lisa__write_file(context, directory, "config.json", text, length + 1);
+    LISA_TRY(lisa__json_dump(&text, &n, json, "config.json"));
+    const lisa_status status = lisa__write_file(context, directory, "config.json", text, n);
     free(text);
     return status;
 }
@@ -435,7 +408,7 @@ static lisa_status load_source(json_t **out, lisa_context *context, const char *
         return LISA_OK;
     LISA_TRY(make_path(&path, source));
     lisa__error_keep(&kept);
-    lisa_status status = load_json(out, path);
+    lisa_status status = lisa__json_load(out, path, MAX_CONFIG);
     if (status == LISA_E_NOTFOUND) {
         lisa__log(context, LISA_LOG_WARN, "%s is gone; a config.json is made from the description",
                   path);

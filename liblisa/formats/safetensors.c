@@ -536,9 +536,10 @@ static lisa_status sort_tensors(struct lisa__weights *weights) {
     return LISA_OK;
 }
 
-static lisa_status open_single(struct lisa__weights *weights, const char *directory, int map) {
+static lisa_status open_single(struct lisa__weights *weights, const char *directory,
+                               const char *name, int map) {
     LISA_TRY(make_shards(weights, 1));
-    LISA_TRY(open_shard(weights, 0, directory, single_name, map));
+    LISA_TRY(open_shard(weights, 0, directory, name, map));
     return sort_tensors(weights);
 }
 
@@ -580,23 +581,36 @@ static lisa_status has_single(lisa_context *context, const char *directory, int 
     return status;
 }
 
-lisa_status lisa__weights_open(struct lisa__weights **out, lisa_context *context,
-                               const char *directory, int map) {
+/* `name` is the one file, NULL: the shards of the index. */
+static lisa_status open_weights(struct lisa__weights **out, lisa_context *context,
+                                const char *directory, const char *name, int map) {
     lisa_status status;
-    int single;
-    *out = NULL;
-    LISA_TRY(has_single(context, directory, &single));
     struct lisa__weights *weights = hold(context, sizeof *weights, &status);
     if (weights == NULL)
         return status;
     *weights = (struct lisa__weights){.context = context};
-    status = single ? open_single(weights, directory, map) : open_sharded(weights, directory, map);
+    status = name != NULL ? open_single(weights, directory, name, map)
+                          : open_sharded(weights, directory, map);
     if (status != LISA_OK) {
         lisa__weights_close(weights);
         return status;
     }
     *out = weights;
     return LISA_OK;
+}
+
+lisa_status lisa__weights_open(struct lisa__weights **out, lisa_context *context,
+                               const char *directory, int map) {
+    int single;
+    *out = NULL;
+    LISA_TRY(has_single(context, directory, &single));
+    return open_weights(out, context, directory, single ? single_name : NULL, map);
+}
+
+lisa_status lisa__weights_open_file(struct lisa__weights **out, lisa_context *context,
+                                    const char *directory, const char *name) {
+    *out = NULL;
+    return open_weights(out, context, directory, name, 0);
 }
 
 static void close_shard(lisa_context *context, struct shard *shard) {

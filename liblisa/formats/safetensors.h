@@ -24,6 +24,10 @@ struct lisa__weights; /* the open files of a checkpoint directory */
  * and checks the headers. `map`: also maps the files (shared, read-only). */
 lisa_status lisa__weights_open(struct lisa__weights **out, lisa_context *context,
                                const char *directory, int map);
+
+/* Opens the one file DIRECTORY/name, unmapped. */
+lisa_status lisa__weights_open_file(struct lisa__weights **out, lisa_context *context,
+                                    const char *directory, const char *name);
 void lisa__weights_close(struct lisa__weights *weights);
 
 uint32_t lisa__weights_count(const struct lisa__weights *weights);

@@ -370,28 +370,42 @@ static lisa_status write_staged(struct weights *weights, const char *directory) 
     return status;
 }
 
+static void end(struct weights *weights) {
+    lisa__release(weights->context, LISA_MEM_STAGING, weights->staging, LISA__WRITE_STAGING);
+    lisa__release(weights->context, LISA_MEM_HANDLES, weights->pieces,
+                  weights->n_pieces * sizeof *weights->pieces);
+}
+
+/* Cuts the tensors into pieces. end() is owed whatever came of it. */
+static lisa_status begin(struct weights *weights, const struct lisa__write_tensor *tensors,
+                         uint64_t max_shard_bytes) {
+    lisa_status status;
+    LISA_TRY(check_tensors(tensors, weights->n_pieces));
+    weights->pieces = lisa__alloc(weights->context, LISA_MEM_HANDLES,
+                                  weights->n_pieces * sizeof *weights->pieces, &status);
+    if (weights->pieces == NULL)
+        return status;
+    weights->staging =
+        lisa__alloc(weights->context, LISA_MEM_STAGING, LISA__WRITE_STAGING, &status);
+    if (weights->staging != NULL)
+        cut_into_shards(weights, tensors, max_shard_bytes);
+    return status;
+}
+
 lisa_status lisa__write_weights(lisa_context *context, const char *directory,
                                 const struct lisa__write_tensor *tensors, uint32_t n_tensors,
                                 uint64_t max_shard_bytes, lisa__tensor_source source, void *user) {
     struct weights weights = {
         .context = context, .n_pieces = n_tensors, .source = source, .user = user};
-    const uint64_t table = (uint64_t)n_tensors * sizeof *weights.pieces;
-    lisa_status status;
-    LISA_TRY(check_tensors(tensors, n_tensors));
-    weights.pieces = lisa__alloc(context, LISA_MEM_HANDLES, table, &status);
-    if (weights.pieces == NULL)
-        return status;
-    weights.staging = lisa__alloc(context, LISA_MEM_STAGING, LISA__WRITE_STAGING, &status);
-    if (weights.staging != NULL) {
-        cut_into_shards(&weights, tensors, max_shard_bytes != 0 ? max_shard_bytes : DEFAULT_SHARD);
+    lisa_status status =
+        begin(&weights, tensors, max_shard_bytes != 0 ? max_shard_bytes : DEFAULT_SHARD);
+    if (status == LISA_OK)
         status = write_staged(&weights, directory);
-    }
-    lisa__release(context, LISA_MEM_STAGING, weights.staging, LISA__WRITE_STAGING);
-    lisa__release(context, LISA_MEM_HANDLES, weights.pieces, table);
+    end(&weights);
     return status;
 }
 
-/* ---- single files ---- */
+/* ---- texts ---- */
 
 struct text {
     const void *data;
@@ -402,6 +416,85 @@ static lisa_status fill_text(void *arg, int fd, const char *path) {
     const struct text *text = arg;
     return lisa__io_write(fd, text->data, text->bytes, path);
 }
+
+/* ---- a file of tensors and its text ---- */
+
+/* The items of its stage. */
+enum { PAIR_TENSORS, PAIR_TEXT, PAIR_OLD_TEXT, PAIR_ITEMS };
+
+#define MAX_OLD_TEXT ((uint64_t)1 << 24)
+
+/* A copy of the text that is there, should it have to come back. */
+static lisa_status stage_old_text(struct lisa__stage *stage, const char *name) {
+    char path[PATH_MAX], *old;
+    uint64_t n;
+    struct lisa__error_kept kept;
+    lisa__error_keep(&kept);
+    LISA_TRY(lisa__path_join(path, stage->directory, name));
+    lisa_status status = lisa__io_slurp(&old, &n, path, MAX_OLD_TEXT);
+    if (status == LISA_E_NOTFOUND) {
+        lisa__error_restore(&kept);
+        return LISA_OK;
+    }
+    LISA_TRY(status);
+    struct text arg = {old, n};
+    status = lisa__stage_file(stage, name, fill_text, &arg);
+    free(old);
+    return status;
+}
+
+static lisa_status stage_pair(struct lisa__stage *stage, struct weights *weights,
+                              const struct lisa__write_pair *pair) {
+    struct part part = {weights, weights->pieces, weights->n_pieces};
+    struct text text = {pair->text, pair->text_bytes};
+    LISA_TRY(lisa__stage_file(stage, pair->tensors_name, fill_part, &part));
+    LISA_TRY(lisa__stage_file(stage, pair->text_name, fill_text, &text));
+    return stage_old_text(stage, pair->text_name);
+}
+
+static lisa_status publish_pair(struct lisa__stage *stage) {
+    struct lisa__staged *items = stage->items;
+    struct lisa__error_kept kept;
+    LISA_TRY(lisa__stage_rename(stage, items + PAIR_TEXT));
+    items[PAIR_TEXT].fresh = stage->n_items <= PAIR_OLD_TEXT;
+    const lisa_status status = lisa__stage_rename(stage, items + PAIR_TENSORS);
+    if (status == LISA_OK) {
+        items[PAIR_TEXT].fresh = 0;
+        return lisa__sync_directory(stage->directory);
+    }
+    lisa__error_keep(&kept);
+    if (stage->n_items > PAIR_OLD_TEXT)
+        lisa__stage_rename(stage, items + PAIR_OLD_TEXT);
+    lisa__error_restore(&kept);
+    return status;
+}
+
+static lisa_status write_pair_staged(struct weights *weights, const char *directory,
+                                     const struct lisa__write_pair *pair) {
+    struct lisa__stage stage;
+    LISA_TRY(lisa__make_directory(directory));
+    LISA_TRY(lisa__stage_open(&stage, weights->context, directory, PAIR_ITEMS));
+    lisa_status status = stage_pair(&stage, weights, pair);
+    if (status == LISA_OK)
+        status = publish_pair(&stage);
+    lisa__stage_close(&stage);
+    return status;
+}
+
+lisa_status lisa__write_pair(lisa_context *context, const char *directory,
+                             const struct lisa__write_pair *pair) {
+    struct weights weights = {.context = context,
+                              .n_pieces = pair->n_tensors,
+                              .source = pair->source,
+                              .user = pair->user};
+    lisa_status status = begin(&weights, pair->tensors, UINT64_MAX);
+    if (status == LISA_OK)
+        status = write_pair_staged(&weights, directory, pair);
+    end(&weights);
+    return status;
+}
+
+/* ---- single files ---- */
 
 lisa_status lisa__write_file(lisa_context *context, const char *directory, const char *name,
                              const void *text, uint64_t bytes) {

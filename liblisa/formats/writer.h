@@ -25,6 +25,23 @@ lisa_status lisa__write_weights(lisa_context *context, const char *directory,
                                 const struct lisa__write_tensor *tensors, uint32_t n_tensors,
                                 uint64_t max_shard_bytes, lisa__tensor_source source, void *user);
 
+/* One file of tensors, and a text that belongs to it. */
+struct lisa__write_pair {
+    const char *tensors_name;
+    const struct lisa__write_tensor *tensors;
+    uint32_t n_tensors;
+    lisa__tensor_source source;
+    void *user;
+    const char *text_name;
+    const char *text;
+    uint64_t text_bytes;
+};
+
+/* Writes both into a directory, which is made if need be. Each appears whole; both are on disk
+ * before either does, and where one cannot, the other is taken back. */
+lisa_status lisa__write_pair(lisa_context *context, const char *directory,
+                             const struct lisa__write_pair *pair);
+
 /* Writes `text` to DIRECTORY/name: temporary file, fsync, rename, fsync of the directory. */
 lisa_status lisa__write_file(lisa_context *context, const char *directory, const char *name,
                              const void *text, uint64_t bytes);

@@ -105,6 +105,7 @@ void lisa__adapter_release(lisa_adapter *a) {
     lisa_model *model = a->model;
     lisa_context *context = model->context;
     lisa__layout_free(&a->layout, context);
+    lisa__release(context, LISA_MEM_HANDLES, a->config, a->config_bytes);
     lisa__release(context, LISA_MEM_HANDLES, a->own.tensors, a->own.n * sizeof *a->own.tensors);
     lisa__release(context, LISA_MEM_HANDLES, a->own.descs, a->own.n * sizeof *a->own.descs);
     lisa__release(context, LISA_MEM_HANDLES, a, sizeof *a);

@@ -14,6 +14,8 @@ struct lisa_adapter {
     struct lisa__parameters own; /* A and B of a map behind each other */
     struct lisa__layout layout;
     struct lisa__lora_workspace workspace;
+    char *config; /* text of the adapter_config.json that it was opened with, or NULL */
+    uint64_t config_bytes;
     uint64_t draws; /* backward passes so far: the dropout of the next is drawn from this number */
 };
 
@@ -24,6 +26,11 @@ lisa_status lisa__adapter_make(lisa_adapter **out, lisa_model *model,
 /* A uniform, B zero. */
 lisa_status lisa__adapter_create(lisa_adapter **out, lisa_model *model,
                                  const lisa_adapter_options *options);
+
+/* From and to PEFT's directory. `options` have been read; only the seed counts. */
+lisa_status lisa__adapter_open(lisa_adapter **out, lisa_model *model, const char *directory,
+                               const lisa_adapter_options *options);
+lisa_status lisa__adapter_save(lisa_adapter *adapter, const char *directory);
 
 lisa_adapter *lisa__adapter_retain(lisa_adapter *adapter);
 void lisa__adapter_release(lisa_adapter *adapter);

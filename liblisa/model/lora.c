@@ -6,11 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
-/* No adapter comes near: what trains as many directions as this trains the matrix itself. */
-enum { MOST_RANK = 4096 };
-
-/* The target bit of a weight role; 0 where the role is no linear map. */
-static uint32_t target_of(uint32_t role) {
+uint32_t lisa__lora_target(uint32_t role) {
     switch (role) {
     case LISA__QKV_W:
         return LISA_TARGET_Q | LISA_TARGET_K | LISA_TARGET_V;
@@ -37,9 +33,9 @@ static uint32_t target_of(uint32_t role) {
 
 lisa_status lisa__lora_check(const lisa_adapter_options *o, const lisa_model_config *config) {
     const uint32_t known = LISA_TARGET_ALL_LAYERS | LISA_TARGET_HEAD;
-    if (o->rank == 0 || o->rank > MOST_RANK)
+    if (o->rank == 0 || o->rank > LISA__MAX_RANK)
         return lisa__fail(LISA_E_INVAL, "lisa_adapter_options.rank: %u, expected 1 to %u", o->rank,
-                          (unsigned)MOST_RANK);
+                          LISA__MAX_RANK);
     if (!(isfinite(o->alpha) && o->alpha > 0))
         return lisa__fail(LISA_E_INVAL, "lisa_adapter_options.alpha: %g, expected above 0",
                           o->alpha);
@@ -115,7 +111,7 @@ static lisa_status describe(struct lisa__tensor_desc *out, const struct listing 
 
 static void list_one(void *user, const struct lisa__tensor_desc *base) {
     struct listing *listing = user;
-    if ((target_of(base->role) & listing->options->targets) == 0)
+    if ((lisa__lora_target(base->role) & listing->options->targets) == 0)
         return;
     for (int is_b = 0; is_b < 2; is_b++, listing->n++)
         if (listing->out != NULL && listing->status == LISA_OK)

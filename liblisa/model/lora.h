@@ -10,6 +10,12 @@
 /* Rows that pass through an adapter at once. */
 #define LISA__ADAPTER_ROWS 256u
 
+/* No adapter comes near: what trains as many directions as this trains the matrix itself. */
+#define LISA__MAX_RANK 4096u
+
+/* The target bits of a weight role; 0 where the role is no linear map. */
+uint32_t lisa__lora_target(uint32_t role);
+
 /* LISA_E_INVAL or LISA_E_UNSUPPORTED names the option at fault. */
 lisa_status lisa__lora_check(const lisa_adapter_options *options, const lisa_model_config *config);
 

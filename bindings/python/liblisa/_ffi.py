@@ -724,6 +724,15 @@ lisa_adapter_create = _bind_status(
     POINTER(lisa_model),
     POINTER(lisa_adapter_options),
 )
+# lisa_status lisa_adapter_open(lisa_adapter **out, lisa_model *model, const char *directory,
+#     const lisa_adapter_options *options);
+lisa_adapter_open = _bind_status(
+    "lisa_adapter_open",
+    POINTER(POINTER(lisa_adapter)),
+    POINTER(lisa_model),
+    c_char_p,
+    POINTER(lisa_adapter_options),
+)
 # void lisa_adapter_destroy(lisa_adapter *adapter);
 lisa_adapter_destroy = _bind("lisa_adapter_destroy", None, POINTER(lisa_adapter))
 # lisa_status lisa_adapter_get_options(const lisa_adapter *adapter,
@@ -733,6 +742,8 @@ lisa_adapter_get_options = _bind_status(
     POINTER(lisa_adapter),
     POINTER(lisa_adapter_options),
 )
+# lisa_status lisa_adapter_save(lisa_adapter *adapter, const char *directory);
+lisa_adapter_save = _bind_status("lisa_adapter_save", POINTER(lisa_adapter), c_char_p)
 # lisa_status lisa_model_set_adapter(lisa_model *model, lisa_adapter *adapter);
 lisa_model_set_adapter = _bind_status(
     "lisa_model_set_adapter",
