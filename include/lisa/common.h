@@ -42,6 +42,11 @@ typedef int32_t lisa_status;
 #define LISA_DTYPE_F16 3
 #define LISA_DTYPE_F64 4
 
+/* How an optimizer keeps its moments between steps. Numbers are fixed. */
+#define LISA_MOMENTS_F32 1  /* as gradients are: float, or double on reference64 */
+#define LISA_MOMENTS_BF16 2 /* rounded stochastically */
+#define LISA_MOMENTS_8BIT 3 /* codes of 8 bits in blocks of 256, rounded stochastically */
+
 /* The text of the calling thread's last failure: one line that names the file, tensor, key or
  * argument and what was expected. Empty before the first failure; successful calls leave it alone.
  * Borrowed; valid until the thread's next failing call. */

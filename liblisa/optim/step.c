@@ -41,6 +41,7 @@ static lisa_status update_tensor(const lisa_optimizer *o, uint32_t index, double
         .gradient = tensor->gradient,
         .m = (unsigned char *)state.m + place,
         .v = (unsigned char *)state.v + place,
+        .moments = LISA_MOMENTS_F32,
         .lr = p->lr,
         .beta1 = p->beta1,
         .beta2 = p->beta2,

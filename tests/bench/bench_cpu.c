@@ -223,6 +223,7 @@ static void bench_update(const float *x) {
                      .gradient = x,
                      .m = m,
                      .v = v,
+                     .moments = LISA_MOMENTS_F32,
                      .lr = 1e-4,
                      .beta1 = 0.9,
                      .beta2 = 0.999,

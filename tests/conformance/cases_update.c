@@ -77,6 +77,7 @@ static const uint32_t trained[] = {LISA_DTYPE_F32, LISA_DTYPE_BF16, LISA_DTYPE_F
 
 static lisa_adamw adamw_op(size_t n, double weight_decay, uint32_t step) {
     lisa_adamw op = {.n = n,
+                     .moments = LISA_MOMENTS_F32,
                      .lr = 3e-3,
                      .beta1 = 0.9,
                      .beta2 = 0.999,
@@ -136,6 +137,255 @@ START_TEST(adamw_is_the_reference_bit_for_bit) {
         check_adamw(conf_typed_noise(trained[_i], sizes[s], 0.1), sizes[s], 1.0, 0.1, 1000);
         check_adamw(conf_typed_noise(trained[_i], sizes[s], 0.1), sizes[s], 1e4, 0.0, 3);
     }
+}
+END_TEST
+
+/* ---- AdamW with moments in fewer bits ---- */
+
+static const char *const gradient_kinds[] = {"noise", "zeros", "all scales", "subnormal",
+                                             "huge",  "Inf",   "NaN"};
+
+static float *kept_gradient(size_t n, size_t kind) {
+    float *x = conf_noise(n, 1.0);
+    for (size_t i = 0; i < n; i++) {
+        if (kind == 1 || (kind == 2 && i % 5 == 0))
+            x[i] = 0.0f;
+        else if (kind == 2)
+            x[i] *= powf(10.0f, -(float)(i % 13));
+        else if (kind == 3)
+            x[i] *= 1e-38f;
+        else if (kind == 4)
+            x[i] *= i % 3 == 0 ? 3e38f : 1e18f; /* some of v beyond the largest float */
+        else if (kind > 4 && i == n / 2)
+            x[i] = kind == 5 ? INFINITY : NAN;
+    }
+    return x;
+}
+
+static uint32_t kept_element(uint32_t moments) {
+    return moments == LISA_MOMENTS_BF16 ? LISA_DTYPE_BF16 : CONF_U8;
+}
+
+/* What could be there: bf16 of noise, or all codes below scales of every size. */
+static void *kept_before(uint32_t moments, size_t n, int is_v, int first) {
+    uint16_t *bf16 = conf_take(n * 2);
+    uint8_t *codes = conf_take(n);
+    for (size_t i = 0; i < n && !first; i++) {
+        const double x = 1e-3 * noise_uniform(&conf.seed);
+        bf16[i] = lisa__f32_to_bf16((float)(is_v ? x * x : x));
+        codes[i] = (uint8_t)noise_bits(&conf.seed);
+    }
+    return moments == LISA_MOMENTS_BF16 ? (void *)bf16 : (void *)codes;
+}
+
+static float *scales_before(uint32_t moments, size_t n_blocks, int first) {
+    float *scales = conf_take(n_blocks * sizeof *scales);
+    for (size_t i = 0; i < n_blocks && !first; i++)
+        scales[i] = ldexpf(1.0f, (int)conf_below(60) - 50);
+    return moments == LISA_MOMENTS_8BIT ? scales : NULL;
+}
+
+static void check_kept(uint32_t dtype, uint32_t moments, size_t n, size_t kind, int first) {
+    const size_t n_blocks = (n + LISA_MOMENTS_BLOCK - 1) / LISA_MOMENTS_BLOCK;
+    const lisa_typed weight = conf_typed_noise(dtype, n, 0.1);
+    const uint32_t element = kept_element(moments);
+    lisa_adamw op = adamw_op(n, 0.1, first ? 1 : 7);
+    op.weight.dtype = dtype;
+    op.moments = moments;
+    op.seed = 0x123456789ABCDEFu;
+    op.stream = 0xFEDCBA9876543210u + n;
+    conf_case c;
+    conf_begin(&c, call_adamw, &op, sizeof op, "adamw dtype %u moments %u n %zu %s first %d", dtype,
+               moments, n, gradient_kinds[kind], first);
+    c.exact = 1;
+    conf_in(&c, "gradient", offsetof(lisa_adamw, gradient), CONF_REAL, kept_gradient(n, kind), n);
+    conf_out(&c, "m", offsetof(lisa_adamw, m), element, kept_before(moments, n, 0, first), 1, n, n,
+             0.0);
+    conf_out(&c, "v", offsetof(lisa_adamw, v), element, kept_before(moments, n, 1, first), 1, n, n,
+             0.0);
+    conf_out(&c, "m_scale", offsetof(lisa_adamw, m_scale), LISA_DTYPE_F32,
+             scales_before(moments, n_blocks, first), 1, n_blocks, n_blocks, 0.0);
+    conf_out(&c, "v_scale", offsetof(lisa_adamw, v_scale), LISA_DTYPE_F32,
+             scales_before(moments, n_blocks, first), 1, n_blocks, n_blocks, 0.0);
+    conf_out(&c, "weight", offsetof(lisa_adamw, weight.data), dtype, weight.data, 1, n, n, 0.0);
+    conf_out(&c, "low", offsetof(lisa_adamw, low), low_element(dtype), random_low(weight, n), 1, n,
+             n, 0.0);
+    conf_run(&c);
+    c.exact = 0; /* what is not finite shows, in the scale or the weight at least */
+    c.spoilt = kind > 4 && n > 0;
+    if (c.spoilt)
+        conf_run(&c);
+}
+
+START_TEST(adamw_kept_is_the_reference_bit_for_bit) {
+    static const size_t sizes[] = {0, 1, 255, 256, 257, 1000, 40003};
+    for (uint32_t moments = LISA_MOMENTS_BF16; moments <= LISA_MOMENTS_8BIT; moments++)
+        for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++)
+            for (size_t kind = 0; kind < sizeof gradient_kinds / sizeof *gradient_kinds; kind++) {
+                check_kept(dtypes[_i], moments, sizes[s], kind, 0);
+                check_kept(dtypes[_i], moments, sizes[s], kind, 1);
+            }
+}
+END_TEST
+
+/* A state of 8 bits under an operation that the subject runs on. */
+typedef struct kept_rig {
+    lisa_backend *be;
+    lisa_adamw op;
+    size_t n, n_blocks;
+} kept_rig;
+
+static void *kept_zeros(lisa_backend *be, size_t bytes) {
+    void *out;
+    ck_assert_int_eq(be->ops->alloc(be, &out, LISA_MEM_MOMENTS, bytes), LISA_OK);
+    ck_assert_int_eq(be->ops->zero(be, out, bytes), LISA_OK);
+    return out;
+}
+
+static kept_rig kept_begin(uint32_t moments, const float *gradient, size_t n) {
+    kept_rig r = {.be = conf.backends[1], .op = adamw_op(n, 0.0, 1), .n = n};
+    lisa_backend *be = r.be;
+    r.n_blocks = (n + LISA_MOMENTS_BLOCK - 1) / LISA_MOMENTS_BLOCK;
+    r.op.moments = moments;
+    r.op.grad_scale = 1.0;
+    r.op.seed = 5;
+    r.op.weight = (lisa_typed){kept_zeros(be, n * 4), LISA_DTYPE_F32};
+    void *g = kept_zeros(be, n * 4);
+    ck_assert_int_eq(be->ops->upload(be, g, gradient, n * 4), LISA_OK);
+    r.op.gradient = g;
+    r.op.m = kept_zeros(be, n * 2);
+    r.op.v = kept_zeros(be, n * 2);
+    r.op.m_scale = kept_zeros(be, r.n_blocks * 4);
+    r.op.v_scale = kept_zeros(be, r.n_blocks * 4);
+    return r;
+}
+
+static void kept_end(kept_rig *r) {
+    const lisa_backend_ops *ops = r->be->ops;
+    ops->release(r->be, r->op.weight.data, LISA_MEM_MOMENTS, r->n * 4);
+    ops->release(r->be, (void *)(uintptr_t)r->op.gradient, LISA_MEM_MOMENTS, r->n * 4);
+    ops->release(r->be, r->op.m, LISA_MEM_MOMENTS, r->n * 2);
+    ops->release(r->be, r->op.v, LISA_MEM_MOMENTS, r->n * 2);
+    ops->release(r->be, r->op.m_scale, LISA_MEM_MOMENTS, r->n_blocks * 4);
+    ops->release(r->be, r->op.v_scale, LISA_MEM_MOMENTS, r->n_blocks * 4);
+}
+
+/* A code's magnitude in units of the scale, as lisa_adamw's comment has it. */
+static double code_value(uint32_t code, int range) {
+    const uint32_t e = code >> 3, f = code & 7;
+    return e == 0 ? ldexp(f, -(range + 3)) : ldexp(8 + f, (int)e - range - 4);
+}
+
+/* values[i] = what m (or v) reads as. */
+static void kept_values(const kept_rig *r, int is_v, double *values) {
+    uint8_t *bytes = conf_take(r->n * 2);
+    float *scales = conf_take(r->n_blocks * 4);
+    lisa_backend *be = r->be;
+    ck_assert_int_eq(be->ops->download(be, bytes, is_v ? r->op.v : r->op.m, r->n * 2), LISA_OK);
+    ck_assert_int_eq(
+        be->ops->download(be, scales, is_v ? r->op.v_scale : r->op.m_scale, r->n_blocks * 4),
+        LISA_OK);
+    for (size_t i = 0; i < r->n; i++) {
+        const uint32_t code = bytes[i];
+        if (r->op.moments == LISA_MOMENTS_BF16)
+            values[i] = lisa__load(bytes, LISA_DTYPE_BF16, i);
+        else
+            values[i] =
+                scales[i / LISA_MOMENTS_BLOCK] * (is_v          ? code_value(code, 30)
+                                                  : code & 0x80 ? -code_value(code & 0x7F, 14)
+                                                                : code_value(code, 14));
+    }
+}
+
+/* What the codes read as is what the update used, but for a rounding between neighbours that is
+ * right in the mean, over all of a block's range. */
+START_TEST(kept_moments_are_unbiased) {
+    enum { OCTAVES = 14, EACH = 40 * LISA_MOMENTS_BLOCK, N = EACH };
+    const double gap = _i == LISA_MOMENTS_BF16 ? 0x1p-7 : 0x1p-3;
+    float *gradient = conf_take(N * sizeof *gradient);
+    double *m = conf_take(N * sizeof *m), *v = conf_take(N * sizeof *v);
+    for (size_t i = 0; i < N; i++)
+        gradient[i] = (i & 1 ? -1.3f : 1.3f) * ldexpf(1.0f, -(int)(i % OCTAVES));
+    kept_rig r = kept_begin((uint32_t)_i, gradient, N);
+    ck_assert_int_eq(r.be->ops->adamw(r.be, &r.op), LISA_OK);
+    kept_values(&r, 0, m);
+    kept_values(&r, 1, v);
+    for (size_t octave = 0; octave < OCTAVES; octave++) {
+        double sum_m = 0, sum_v = 0, count = 0;
+        for (size_t i = octave; i < N; i += OCTAVES) {
+            const double g = gradient[i], right_m = (1 - r.op.beta1) * g;
+            const double right_v = (1 - r.op.beta2) * g * g;
+            ck_assert_double_le(fabs(m[i] / right_m - 1), gap);
+            ck_assert_double_le(fabs(v[i] / right_v - 1), gap);
+            sum_m += m[i] / right_m - 1;
+            sum_v += v[i] / right_v - 1;
+            count++;
+        }
+        ck_assert_double_le(fabs(sum_m / count), 5 * gap / 2 / sqrt(count));
+        ck_assert_double_le(fabs(sum_v / count), 5 * gap / 2 / sqrt(count));
+    }
+    kept_end(&r);
+}
+END_TEST
+
+/* Without gradients v decays by beta2 a step in the mean. To nearest it would stay. */
+START_TEST(kept_v_decays) {
+    enum { N = 16 * LISA_MOMENTS_BLOCK, STEPS = 1000 };
+    float *gradient = conf_noise(N, 1.0);
+    double *before = conf_take(N * sizeof *before), *after = conf_take(N * sizeof *after);
+    double sum_before = 0, sum_after = 0;
+    for (size_t i = 0; i < N; i++)
+        gradient[i] = gradient[i] < 0 ? gradient[i] - 0.1f : gradient[i] + 0.1f;
+    kept_rig r = kept_begin((uint32_t)_i, gradient, N);
+    ck_assert_int_eq(r.be->ops->adamw(r.be, &r.op), LISA_OK);
+    kept_values(&r, 1, before);
+    r.op.grad_scale = 0.0;
+    for (uint64_t step = 1; step <= STEPS; step++) {
+        r.op.stream = step;
+        ck_assert_int_eq(r.be->ops->adamw(r.be, &r.op), LISA_OK);
+    }
+    kept_values(&r, 1, after);
+    for (size_t i = 0; i < N; i++) {
+        ck_assert_double_gt(after[i], 0.0);
+        sum_before += before[i];
+        sum_after += after[i];
+    }
+    ck_assert_double_eq_tol(sum_after / sum_before / pow(r.op.beta2, STEPS), 1.0, 0.03);
+    kept_end(&r);
+}
+END_TEST
+
+/* m and v draw apart, and so do streams. */
+START_TEST(kept_draws) {
+    enum { N = 64 * LISA_MOMENTS_BLOCK };
+    float *gradient = conf_take(N * sizeof *gradient);
+    double *m = conf_take(N * sizeof *m), *v = conf_take(N * sizeof *v),
+           *other = conf_take(N * sizeof *other);
+    for (size_t i = 0; i < N; i++)
+        gradient[i] = 1.03125f; /* m and v between neighbours of either kind */
+    kept_rig r = kept_begin((uint32_t)_i, gradient, N);
+    ck_assert_int_eq(r.be->ops->adamw(r.be, &r.op), LISA_OK);
+    kept_values(&r, 0, m);
+    kept_values(&r, 1, v);
+    kept_end(&r);
+    r = kept_begin((uint32_t)_i, gradient, N);
+    r.op.stream = 1;
+    ck_assert_int_eq(r.be->ops->adamw(r.be, &r.op), LISA_OK);
+    kept_values(&r, 1, other);
+    kept_end(&r);
+    size_t up_m = 0, up_v = 0, both = 0, again = 0;
+    for (size_t i = 0; i < N; i++) {
+        const int m_up = m[i] > (1 - r.op.beta1) * 1.03125;
+        const int v_up = v[i] > (1 - r.op.beta2) * 1.03125 * 1.03125;
+        up_m += m_up;
+        up_v += v_up;
+        both += m_up && v_up;
+        again += v_up && other[i] > (1 - r.op.beta2) * 1.03125 * 1.03125;
+    }
+    const double p = (double)up_m / N, q = (double)up_v / N;
+    ck_assert(p > 0.02 && p < 0.98 && q > 0.02 && q < 0.98);
+    ck_assert_double_eq_tol((double)both / N, p * q, 0.02);
+    ck_assert_double_eq_tol((double)again / N, q * q, 0.02);
 }
 END_TEST
 
@@ -412,6 +662,10 @@ TCase *conformance_update(void) {
     tcase_set_timeout(tcase, 60);
     tcase_add_loop_test(tcase, convert, 0, 4);
     tcase_add_loop_test(tcase, adamw_is_the_reference_bit_for_bit, 0, 3);
+    tcase_add_loop_test(tcase, adamw_kept_is_the_reference_bit_for_bit, 0, 4);
+    tcase_add_loop_test(tcase, kept_moments_are_unbiased, LISA_MOMENTS_BF16, LISA_MOMENTS_8BIT + 1);
+    tcase_add_loop_test(tcase, kept_v_decays, LISA_MOMENTS_BF16, LISA_MOMENTS_8BIT + 1);
+    tcase_add_loop_test(tcase, kept_draws, LISA_MOMENTS_BF16, LISA_MOMENTS_8BIT + 1);
     tcase_add_loop_test(tcase, adamw_near_the_largest_value, 1, 3);
     tcase_add_test(tcase, adamw_is_the_formula);
     tcase_add_loop_test(tcase, masters, 1, 3);

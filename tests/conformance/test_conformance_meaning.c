@@ -358,6 +358,97 @@ START_TEST(refusals_have_a_text) {
     ck_assert_int_eq(be->ops->attention_backward(be, &attention), LISA_E_INVAL);
     lisa_master master = {.what = LISA_MASTER_OPEN, .weight.dtype = LISA_DTYPE_F32};
     ck_assert_int_eq(be->ops->master(be, &master), LISA_E_INVAL);
+    lisa_adamw adamw = {.weight.dtype = LISA_DTYPE_F32, .moments = LISA_MOMENTS_8BIT + 1};
+    ck_assert_int_eq(be->ops->adamw(be, &adamw), LISA_E_INVAL);
+    ck_assert_ptr_nonnull(strstr(host.text, "moments"));
+}
+END_TEST
+
+/* A first update with betas of 0: m is the gradient, v its square. */
+static void keep_once(const double *gradient, size_t n, uint64_t stream, uint8_t *m, uint8_t *v,
+                      float scales[2]) {
+    double weight[8] = {0};
+    memset(m, 0, n);
+    memset(v, 0, n);
+    scales[0] = scales[1] = 0.0f;
+    const lisa_adamw op = {.n = n,
+                           .weight = f64(weight),
+                           .gradient = gradient,
+                           .m = m,
+                           .v = v,
+                           .moments = LISA_MOMENTS_8BIT,
+                           .m_scale = &scales[0],
+                           .v_scale = &scales[1],
+                           .seed = 3,
+                           .stream = stream,
+                           .eps = 1e-8,
+                           .grad_scale = 1.0,
+                           .correction1 = 1.0,
+                           .correction2 = 1.0};
+    OK(be->ops->adamw(be, &op));
+}
+
+/* Numbers that have a code: sign, exponent and mantissa are where lisa_adamw's comment puts them.
+ */
+START_TEST(codes) {
+    static const double g[] = {1.5, -1.0, 0.0, 0x1p-14, -0x1.8p-16, 0x1p-20};
+    static const uint8_t m_want[] = {0x7C, 0x80 | 0x78, 0, 0x08, 0x80 | 0x03, 0};
+    uint8_t m[6], v[6];
+    float scales[2];
+    keep_once(g, 6, 0, m, v, scales);
+    ck_assert_float_eq(scales[0], 1.0f);
+    ck_assert_float_eq(scales[1], 2.0f); /* 2.25 is more than 1.875 */
+    for (int i = 0; i < 5; i++)
+        ck_assert_msg(m[i] == m_want[i], "code of %g is %#x, not %#x", g[i], m[i], m_want[i]);
+    ck_assert_uint_le(m[5], 1);    /* 2^-20 is an eighth of the least code */
+    ck_assert_uint_eq(v[0], 0xF9); /* 1.125 times 2 */
+    ck_assert_uint_eq(v[1], 0xF0);
+    ck_assert_uint_eq(v[2], 0);
+    ck_assert_uint_eq(v[3], 0x10); /* 2^-29 of 2 */
+    static const double top[] = {1.875, 1.9375};
+    keep_once(top, 1, 0, m, v, scales);
+    ck_assert_float_eq(scales[0], 1.0f);
+    keep_once(top + 1, 1, 0, m, v, scales);
+    ck_assert_float_eq(scales[0], 2.0f);
+}
+END_TEST
+
+/* v > 0 keeps a code above 0, also where the block or a float has nothing so small. */
+START_TEST(codes_of_little) {
+    static const double g[] = {1.0, 1e-10, 0.0}, tiny[] = {1e-25}, below[] = {0x1p-50};
+    uint8_t m[3], v[3];
+    float scales[2];
+    for (uint64_t stream = 0; stream < 50; stream++) {
+        keep_once(g, 3, stream, m, v, scales);
+        ck_assert_uint_eq(v[1], 1);
+        ck_assert_uint_eq(v[2], 0);
+        keep_once(tiny, 1, stream, m, v, scales);
+        ck_assert_uint_eq(v[0], 1);
+        keep_once(below, 1, stream, m, v, scales); /* v = 2^-100 */
+        ck_assert_float_eq(scales[1], 0x1p-96f);
+        ck_assert_uint_eq(v[0], 0xF8 - 4 * 8);
+    }
+}
+END_TEST
+
+/* What is not finite stays, as the scale of its block; a large but finite v is finite. */
+START_TEST(codes_of_much) {
+    static const double infinite[] = {1e200, 0.0, 1.0}, large[] = {1e19, 1.0, 0.0};
+    const double nan[] = {NAN, 0.0, 1.0};
+    uint8_t m[3], v[3];
+    float scales[2];
+    keep_once(infinite, 3, 0, m, v, scales);
+    ck_assert_float_eq(scales[0], 0x1p127f); /* m is finite as a double */
+    ck_assert(isinf(scales[1]));
+    ck_assert_uint_eq(v[0], 255);
+    ck_assert_uint_eq(v[1], 0);
+    ck_assert_uint_eq(v[2], 255);
+    keep_once(nan, 3, 0, m, v, scales);
+    ck_assert(isnan(scales[0]) && isnan(scales[1]));
+    ck_assert(v[0] != 0 && m[0] != 0 && v[1] == 0);
+    keep_once(large, 3, 0, m, v, scales);
+    ck_assert_float_eq(scales[1], 0x1p126f);
+    ck_assert_uint_eq(v[1], 1);
 }
 END_TEST
 
@@ -376,6 +467,9 @@ static Suite *make_suite(void) {
     tcase_add_test(tcase, masters_make_the_round_trip);
     tcase_add_test(tcase, masters_split_to_nearest);
     tcase_add_test(tcase, doubles_are_rounded_once);
+    tcase_add_test(tcase, codes);
+    tcase_add_test(tcase, codes_of_little);
+    tcase_add_test(tcase, codes_of_much);
     tcase_add_test(tcase, refusals_have_a_text);
     suite_add_tcase(suite, tcase);
     return suite;

@@ -127,11 +127,14 @@ struct results {
     double columns[N], sums[2], dw[N], db[N], sum, squares;
     uint16_t half[N];
     int16_t low[N];
+    uint8_t kept[2][2][2 * N]; /* m and v, as BF16 and as 8BIT */
+    float loaded[2][2][N], scales[2];
 };
 
 struct inputs {
     float a[N], b[N], c[N], positive[N];
     uint16_t half[N];
+    uint32_t draws[N];
 };
 
 static void normalise_all(const struct lisa__vector *set, const struct inputs *in, size_t n,
@@ -145,6 +148,18 @@ static void normalise_all(const struct lisa__vector *set, const struct inputs *i
     set->norm_sums(out->sums, in->a, in->b, s, in->c, n);
     set->norm_input(out->input, in->a, in->b, s, in->c, means, 1, n);
     set->norm_columns(out->dw, out->db, in->a, in->b, s, n);
+}
+
+static void keep_all(const struct lisa__vector *set, const struct inputs *in, size_t n,
+                     struct results *out) {
+    const size_t block = n < LISA_MOMENTS_BLOCK ? n : LISA_MOMENTS_BLOCK;
+    for (int i = 0; i < 2; i++) {
+        const uint32_t moments = i == 0 ? LISA_MOMENTS_BF16 : LISA_MOMENTS_8BIT;
+        const struct lisa__kept kept = {out->kept[0][i], out->kept[1][i], &out->scales[0],
+                                        &out->scales[1]};
+        set->kept_store(moments, kept, in->a, in->positive, in->draws, block);
+        set->kept_load(moments, kept, out->loaded[0][i], out->loaded[1][i], block);
+    }
 }
 
 static void compute_all(const struct lisa__vector *set, const struct inputs *in, size_t n,
@@ -178,6 +193,7 @@ static void compute_all(const struct lisa__vector *set, const struct inputs *in,
     set->adamw(&f, (lisa_typed){out->half, LISA_DTYPE_BF16}, out->low, in->a, out->m, out->v, n);
     memcpy(out->w, in->c, bytes);
     set->adamw(&f, (lisa_typed){out->w, LISA_DTYPE_F32}, NULL, in->b, out->m, out->v, n);
+    keep_all(set, in, n, out);
 }
 
 START_TEST(test_sets_agree) {
@@ -187,6 +203,11 @@ START_TEST(test_sets_agree) {
     for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++) {
         fill(in.a, N, -8.0f, 8.0f), fill(in.b, N, -1.0f, 1.0f), fill(in.c, N, -1.0f, 1.0f);
         fill(in.positive, N, 0.0f, 1.0f);
+        for (size_t j = 0; j < N; j++) {
+            in.draws[j] = lisa__bits_of(in.b[j]) * 2654435761u;
+            in.positive[j] =
+                ldexpf(in.positive[j], -(int)(j % 40)); /* over all of a code's range */
+        }
         sets[0]->narrow(in.half, LISA_DTYPE_BF16, in.c, N);
         compute_all(sets[0], &in, lengths[i], &base);
         for (size_t s = 1; s < n_sets; s++) {

@@ -7,7 +7,7 @@
  * Conventions
  * - Pointers named in an operation's struct are memory of the backend ("device memory") unless said
  *   otherwise; where a backend has LISA_BACKEND_HOST_MEMORY they are ordinary pointers.
- * - `real` is the backend's type of activations, gradients and moments: float, or double where
+ * - `real` is the backend's type of activations and gradients: float, or double where
  *   real_dtype is LISA_DTYPE_F64. Accumulations are in real or wider; scalars come as double.
  * - `lisa_typed` weights may be F32, BF16, F16 or F64.
  * - Matrices are row-major, ld* are row strides in elements. N = rows (tokens).
@@ -23,13 +23,13 @@
 #ifndef LISA_SYS_BACKEND_H
 #define LISA_SYS_BACKEND_H
 
-#include "../model.h" /* LISA_MEM_*, LISA_NORM_*, LISA_ACT_* */
+#include "../model.h" /* LISA_MEM_*, LISA_MOMENTS_*, LISA_NORM_*, LISA_ACT_* */
 
 #ifdef __cplusplus
 extern "C" {
 #endif
 
-#define LISA_BACKEND_API_VERSION 1
+#define LISA_BACKEND_API_VERSION 2
 
 /* Flags of a backend. */
 #define LISA_BACKEND_HOST_MEMORY 1u /* its memory is the host's: weights may be used in place */
@@ -208,13 +208,36 @@ typedef struct lisa_cross_entropy {
  * low, modulo 2^32, where bf16 is the master rounded to nearest, ties away from zero; a finite
  * master of magnitude 0x7F7F8000 or more becomes 0x7F7F7FFF with its sign), float[n], the master
  * itself, for F16 (the weight is it rounded to nearest even, finite where it is finite); NULL for
- * F32, F64. */
+ * F32, F64.
+ *
+ * `moments` says how m and v are kept. The update reads them as real, and uses the new ones in real
+ * before they are put away again as
+ * - F32: real[n].
+ * - BF16: uint16_t[n].
+ * - 8BIT: uint8_t[n], and a float for every block of LISA_MOMENTS_BLOCK elements, the last block
+ *   being what is left. A code is 3 bits of mantissa f below 4 (m) or 5 (v) bits of exponent e,
+ *   below m's sign in the highest bit. Its magnitude in units of the block's scale is
+ *   f 2^-(R+3) for e = 0 and (8 + f) 2^(e-R-4) for e > 0, with R = 14 (m) or 30 (v). The scale is
+ *   the power of two from 2^-96 to 2^127 that is the least of those for which the block's largest
+ *   magnitude is at most 1.875 scale (2^127 if none is). A block that has an Inf or NaN keeps it
+ *   as its scale: elements that were not 0 then read as that.
+ * Real becomes bf16 or a code by way of float (double: lisa__f64_to_f32_odd) and stochastic
+ * rounding between its two neighbours, with 16 bits d of the word that lisa_master's rounding of
+ * element i would draw from `seed` and `stream`: the low ones for m, the high ones for v. bf16:
+ * (bits + d) >> 16 of the magnitude. A code: for e = 0, floor(d + 2^16 x) >> 16 with x in units of
+ * the code; for e > 0, (bits + 16 d + 8) >> 20 of the magnitude. Nothing finite becomes Inf, the
+ * largest code stands for what is larger, and v > 0 never becomes 0 but the least value above. */
+#define LISA_MOMENTS_BLOCK 256
 typedef struct lisa_adamw {
     size_t n;
     lisa_typed weight; /* in and out */
     void *low;
     const void *gradient; /* real */
-    void *m, *v;          /* real */
+    void *m, *v;
+    uint32_t moments; /* LISA_MOMENTS_* */
+    uint32_t reserved;
+    float *m_scale, *v_scale; /* 8BIT */
+    uint64_t seed, stream;    /* BF16, 8BIT: Philox key, and a number no other update shares */
     double lr, beta1, beta2, eps, weight_decay, grad_scale;
     double correction1, correction2;
 } lisa_adamw;

@@ -1,5 +1,5 @@
 #include "backend/cpu/ops.h"
-#include "backend/elementwise.h"
+#include "backend/moments.h"
 #include "core/error.h"
 
 #include <math.h>
@@ -31,6 +31,36 @@ static void *low_at(lisa_typed weight, void *low, size_t i) {
     return weight.dtype == LISA_DTYPE_F16 ? (float *)low + i : NULL;
 }
 
+/* Words of elements [from, from + n) for the rounding of moments; `from` is a multiple of 4. */
+static void draw(const lisa_adamw *op, size_t from, size_t n, uint32_t *draws) {
+    uint32_t words[4];
+    for (size_t i = 0; i < n; i += 4) {
+        lisa__philox(op->seed, (uint64_t)(from + i) / 4, op->stream, words);
+        for (size_t j = 0; j < lisa__min(4, n - i); j++)
+            draws[i + j] = words[j];
+    }
+}
+
+static void adamw_block(const struct lisa__pieces *all, size_t from, size_t n) {
+    const struct update *update = all->op;
+    const lisa_adamw *op = update->op;
+    const struct lisa__vector *vector = all->cpu->vector;
+    const struct lisa__kept kept = lisa__kept_at(op, from / LISA_MOMENTS_BLOCK);
+    float m[LISA_MOMENTS_BLOCK], v[LISA_MOMENTS_BLOCK];
+    uint32_t draws[LISA_MOMENTS_BLOCK];
+    vector->kept_load(op->moments, kept, m, v, n);
+    vector->adamw(&update->factors, lisa__typed_at(op->weight, from),
+                  low_at(op->weight, op->low, from), (const float *)op->gradient + from, m, v, n);
+    draw(op, from, n, draws);
+    vector->kept_store(op->moments, kept, m, v, draws, n);
+}
+
+/* `from` is where a block begins. */
+static void adamw_kept_piece(const struct lisa__pieces *all, size_t from, size_t to) {
+    for (size_t i = from; i < to; i += LISA_MOMENTS_BLOCK)
+        adamw_block(all, i, lisa__min(LISA_MOMENTS_BLOCK, to - i));
+}
+
 static void adamw_piece(const struct lisa__pieces *all, size_t from, size_t to) {
     const struct update *update = all->op;
     const lisa_adamw *op = update->op;
@@ -41,8 +71,11 @@ static void adamw_piece(const struct lisa__pieces *all, size_t from, size_t to) 
 
 lisa_status lisa__cpu_adamw(lisa_backend *be, const lisa_adamw *op) {
     LISA_TRY(lisa__cpu_check_dtype(be, op->weight));
+    if (op->moments < LISA_MOMENTS_F32 || op->moments > LISA_MOMENTS_8BIT)
+        return lisa__cpu_refuse(be, "cpu: adamw's `moments` is no LISA_MOMENTS_*");
     struct update update = {.op = op, .factors = factors_of(op)};
-    lisa__cpu_in_pieces(lisa__cpu_of(be), &update, op->n, LISA_CPU_CHUNK, adamw_piece);
+    lisa__cpu_in_pieces(lisa__cpu_of(be), &update, op->n, LISA_CPU_CHUNK,
+                        op->moments == LISA_MOMENTS_F32 ? adamw_piece : adamw_kept_piece);
     return LISA_OK;
 }
 

@@ -7,7 +7,7 @@
 #ifndef LISA_BACKEND_CPU_VECTOR_H
 #define LISA_BACKEND_CPU_VECTOR_H
 
-#include "lisa/sys/backend.h"
+#include "backend/moments.h"
 
 /* The scalars of AdamW as floats; see the reference backend for their order of use. */
 struct lisa__adamw_factors {
@@ -69,6 +69,10 @@ struct lisa__vector {
     /* In float throughout, to the same bits as the reference backend. */
     void (*adamw)(const struct lisa__adamw_factors *f, lisa_typed weight, void *low,
                   const float *gradient, float *m, float *v, size_t n);
+    /* One block of moments to float and back, as backend/moments.h says. */
+    void (*kept_load)(uint32_t moments, struct lisa__kept kept, float *m, float *v, size_t n);
+    void (*kept_store)(uint32_t moments, struct lisa__kept kept, const float *m, const float *v,
+                       const uint32_t *draws, size_t n);
 };
 
 extern const struct lisa__vector lisa__vector_base;
