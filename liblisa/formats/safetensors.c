@@ -569,8 +569,8 @@ static lisa_status open_sharded(struct lisa__weights *weights, const char *direc
 
 /* As transformers does, a single file goes before an index. */
 static lisa_status has_single(lisa_context *context, const char *directory, int *out) {
-    char *path;
-    uint64_t bytes;
+    char *path = NULL;
+    uint64_t bytes = 0;
     LISA_TRY(make_path(context, &path, &bytes, directory, single_name));
     const int fd = lisa__io->open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK, 0);
     const lisa_status status = fd < 0 && errno != ENOENT ? lisa__io_fail("open", path) : LISA_OK;

@@ -1,5 +1,6 @@
 /* Replays the seeds of tests/fuzz/corpus, whole and damaged, through every fuzz entry. */
 #define LISA_FUZZ_REPLAY
+#include "../fuzz/fuzz_adapter.c"
 #include "../fuzz/fuzz_config.c"
 #include "../fuzz/fuzz_header.c"
 #include "../fuzz/fuzz_index.c"
@@ -15,7 +16,10 @@
 static const struct {
     const char *name;
     int (*entry)(const uint8_t *data, size_t size);
-} targets[] = {{"header", fuzz_header}, {"index", fuzz_index}, {"config", fuzz_config}};
+} targets[] = {{"header", fuzz_header},
+               {"index", fuzz_index},
+               {"config", fuzz_config},
+               {"adapter", fuzz_adapter}};
 
 static uint8_t seed[MAX_SEED], damaged[MAX_SEED];
 
