@@ -257,10 +257,9 @@ def sizes_of(source: Source) -> Sizes:
     head = source.size("attention.key_length", max(1, hidden // heads))
     if heads % kv_heads:
         raise ConversionError(f"{heads} heads on {kv_heads} key heads: expected a multiple")
-    vocabulary = source.tensors.get("token_embd.weight")
-    if vocabulary is None:
+    if "token_embd.weight" not in source.tensors:
         raise ConversionError("the tensor 'token_embd.weight' is missing")
-    rows = source.shape("token_embd.weight")[0]
+    rows = int(np.prod(source.shape("token_embd.weight")[:-1]))
     if source.size("vocab_size", rows) != rows:
         raise ConversionError(f"vocab_size is not the {rows} rows of token_embd.weight")
     return Sizes(source.size("block_count"), heads, kv_heads, {

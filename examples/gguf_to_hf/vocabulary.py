@@ -77,16 +77,15 @@ def _byte_level_bpe(source: Source, pre: str, bos: Optional[int]) -> Any:
     merges = [tuple(merge.split(" ")) for merge in _texts(source, "merges")]
     if not all(len(merge) == 2 for merge in merges):
         raise Unfaithful("a merge is not of two tokens")
-    try:
-        tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges,
-                                         ignore_merges=pre == "llama-bpe"))
-    except Exception as error:  # of the package's own kind, which has no name
-        raise Unfaithful(str(error)) from error
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges,
+                                     ignore_merges=pre == "llama-bpe"))
     if pre == "qwen2":
         tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = _splitting(pre)
     tokenizer.decoder = decoders.ByteLevel()
     if bos is not None and source.value("tokenizer.ggml.add_bos_token", pre == "llama-bpe"):
+        if bos >= len(tokens):
+            raise Unfaithful("the first token of a text is not in tokenizer.ggml.tokens")
         token = tokens[bos]
         tokenizer.post_processor = processors.TemplateProcessing(
             single=f"{token} $A", pair=f"{token} $A {token}:1 $B:1", special_tokens=[(token, bos)])
@@ -107,7 +106,13 @@ def tokenizer_json(source: Source, ids: dict[str, int]) -> dict[str, Any]:
         import tokenizers  # noqa: F401
     except ImportError:
         raise Unfaithful("the Python package tokenizers is missing") from None
-    document: dict[str, Any] = json.loads(_byte_level_bpe(source, pre, ids.get("bos")).to_str())
+    try:
+        text = _byte_level_bpe(source, pre, ids.get("bos")).to_str()
+    except Unfaithful:
+        raise
+    except Exception as error:  # the package's errors have no class of their own
+        raise Unfaithful(" ".join(str(error).split())) from error
+    document: dict[str, Any] = json.loads(text)
     merges = document["model"]["merges"]
     document["model"]["merges"] = [
         merge if isinstance(merge, str) else " ".join(merge) for merge in merges]

@@ -278,7 +278,8 @@ class Tokenizers(Case):
         self.assertEqual(self.document("config.json")["eos_token_id"], 1)
 
     def test_unknown_kinds_are_left_alone(self):
-        changes = ({"pre": "tiktoken"}, {"model": "llama"}, {"merges": ["a b c"]},
+        changes = ({"pre": "tiktoken"}, {"bos_token_id": 12, "add_bos_token": True},
+                   {"tokens": ["$A:x y", *self.PIECES[1:]], "add_bos_token": True}, {"model": "llama"}, {"merges": ["a b c"]},
                    {"merges": ["a z"]}, {"token_type": [1]}, {"tokens": ["a"] * 12})
         for number, change in enumerate(changes):
             self.directory = self.scratch / str(number)
@@ -349,6 +350,8 @@ class Refusals(Case):
             ("'blk.1.attn_k.bias' is missing", biased_once),
             ("'blk.2.attn_q.bias' has no place", plus("blk.2.attn_q.bias", norm)),
             (r"'new\\nline' has no place", plus("new\nline", norm)),
+            ("vocab_size is not the 1 rows", plus("token_embd.weight", np.float32(1))),
+            ("vocab_size is not the 1 rows", plus("token_embd.weight", norm)),
             ("'blk.0.attn_norm.weight' has shape", plus("blk.0.attn_norm.weight", norm[:8])),
             ("holds a value that is not finite", plus("blk.0.attn_norm.weight", norm * np.nan)),
             ("is of type I32", plus("output_norm.weight", norm.astype(np.int32))),
