@@ -19,7 +19,6 @@ static const struct {
     {"kasa_config", NULL},
     {"layer_replication", NULL},
     {"layers_to_transform", NULL},
-
     {"lora_bias", NULL},
     {"megatron_config", NULL},
     {"modules_to_save", NULL},

@@ -349,20 +349,22 @@ START_TEST(test_a_failed_optimizer_holds_nothing) {
 END_TEST
 
 START_TEST(test_destroying_gives_everything_back) {
+    const struct run *run = &RUNS[_i];
     rig_spec spec;
     rig r;
-    save_model(&RUNS[1]);
-    spec_of(&spec, &RUNS[1]);
+    save_model(run);
+    spec_of(&spec, run);
     rig_make(&r, &spec);
-    use(&r, &RUNS[1]);
+    use(&r, run);
     lisa_optimizer_destroy(r.optimizer);
+    lisa_adapter_destroy(r.adapter);
     lisa_batch_destroy(r.batch);
     lisa_model_destroy(r.model);
     for (uint32_t c = 0; c < LISA_MEM_CLASSES; c++) {
         uint64_t now = 0;
         OK(lisa_context_memory(r.context, c, &now, NULL));
         if (c != LISA_MEM_WORKSPACE && c != LISA_MEM_HANDLES) /* the context's own */
-            ck_assert_msg(now == 0, "%s: %llu bytes left", lisa_memory_class_name(c),
+            ck_assert_msg(now == 0, "%s: %s: %llu bytes left", run->name, lisa_memory_class_name(c),
                           (unsigned long long)now);
     }
     lisa_context_destroy(r.context);
@@ -434,7 +436,7 @@ static Suite *make_suite(void) {
     tcase_add_test(tcase, test_auto_fits_the_limit);
     /* Not where opening needs more than the limits here: copied weights, a small adapter. */
     tcase_add_loop_test(tcase, test_a_failed_optimizer_holds_nothing, 1, N_BASE_RUNS);
-    tcase_add_test(tcase, test_destroying_gives_everything_back);
+    tcase_add_loop_test(tcase, test_destroying_gives_everything_back, 0, N_RUNS);
 #if !LISA_TEST_SANITIZED
     tcase_add_loop_test(tcase, test_resident_is_planned, 0, 3);
     tcase_add_loop_test(tcase, test_resident_is_planned, N_BASE_RUNS, N_RUNS - 1);
