@@ -40,6 +40,16 @@ turns() {
         END { exit bad || sum != 200 }' "$work/adaptive"
 }
 check "adaptive: every layer has had its turn" turns
+lora() { "$bin/lora" >"$work/lora"; }
+said() { sed -n "s/^$1.*[^0-9.]\\([0-9.]*\\)\$/\\1/p" "$work/lora"; }
+total() { sed -n "s/^$1.* \\([0-9]*\\) in all\$/\\1/p" "$work/lora"; }
+check "lora runs" lora
+check "lora: the loss falls to a tenth" test "$(awk -v a="$(said 'step   0')" \
+    -v b="$(said 'with the adapter')" 'BEGIN { print (b > 0 && b < 0.1 * a) }')" = 1
+check "lora: the base is what it was" test "$(said 'without it')" = "$(said 'step   0')"
+check "lora: merged, the loss is the adapter's" test "$(said 'merged')" = "$(said 'with the adapter')"
+check "lora: it is planned below LISA, and that below full AdamW" \
+    test "$(total LoRA)" -lt "$(total LISA)" -a "$(total LISA)" -lt "$(total 'full AdamW')"
 host_cpp() { "$bin/host_cpp" >"$work/host_cpp"; }
 check "host_cpp runs" host_cpp
 check "host_cpp: the loss falls" fell "$work/host_cpp" 0.5
