@@ -208,6 +208,25 @@ class Training(unittest.TestCase):
         self.assertEqual(len({tuple(each) for each in losses}), 3)
 
 
+class Files(unittest.TestCase):
+    def test_there_and_back(self):
+        model = tiny_model(liblisa.Context())
+        adapter = liblisa.Adapter.create(model, rank=3, alpha=6, targets=("q", "up"), seed=4)
+        with tempfile.TemporaryDirectory() as directory:
+            with adapter.attach():
+                train(model, batch_of(model))
+            adapter.save(directory)
+            again = liblisa.Adapter.open(model, directory, seed=9)
+        self.assertEqual(values(again), values(adapter))
+        self.assertEqual((again.rank, again.alpha, again.seed), (3, 6.0, 9))
+        self.assertEqual(again.targets, adapter.targets)
+        self.assertFalse(again.attached)
+
+    def test_a_missing_directory_is_named(self):
+        with self.assertRaisesRegex(liblisa.LisaError, "no/such/adapter"):
+            liblisa.Adapter.open(tiny_model(liblisa.Context()), "no/such/adapter")
+
+
 class Plans(unittest.TestCase):
     def held(self, adapter, optimizer):
         """Peak bytes by class of a model from files, and the size of what trains at once."""

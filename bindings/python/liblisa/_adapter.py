@@ -10,7 +10,7 @@ from ._choices import Target
 from ._errors import InvalidArgument, error_for
 from ._handles import Host
 from ._model import Attachment, Model
-from ._options import make, unsigned
+from ._options import PathLike, make, path_bytes, unsigned
 from ._tensors import TensorHandle
 
 Targets = Union[Target, int, str, Iterable[str]]
@@ -55,7 +55,7 @@ class Adapter(TensorHandle):
     """A LoRA adapter: two matrices A and B beside each of a model's targeted linear maps.
 
     It takes part in every pass of its model while it is attached, and an Optimizer made while it is
-    trains it and nothing else. Made by Adapter.create.
+    trains it and nothing else. Made by Adapter.create or Adapter.open.
     """
 
     _tensor_count = _ffi.lisa_adapter_n_tensors
@@ -64,7 +64,7 @@ class Adapter(TensorHandle):
     _tensor_put = _ffi.lisa_adapter_tensor_write
 
     def __init__(self, model: Model, create: Any, *arguments: Any) -> None:
-        """Internal: use Adapter.create."""
+        """Internal: use Adapter.create or Adapter.open."""
         self.model = model
         self._host: Host = model._host
         destroy = _ffi.lisa_adapter_destroy
@@ -99,6 +99,21 @@ class Adapter(TensorHandle):
             seed=seed,
         )
         return cls(model, _ffi.lisa_adapter_create, ctypes.byref(options))
+
+    @classmethod
+    def open(cls, model: Model, directory: PathLike, *, seed: Optional[int] = None) -> Adapter:
+        """Reads a PEFT directory, whose rank, alpha, targets and dropout it takes; not attached.
+
+        seed: of dropout. Unsupported names what PEFT can say and this library has not.
+        """
+        path = path_bytes(directory, "directory")
+        options = adapter_options(seed=seed)
+        return cls(model, _ffi.lisa_adapter_open, path, ctypes.byref(options))
+
+    def save(self, directory: PathLike) -> None:
+        """Writes a PEFT directory, float32; it is made if need be."""
+        path = path_bytes(directory, "directory")
+        self._host.call(_ffi.lisa_adapter_save, self._c(), path)
 
     def _options(self) -> _ffi.lisa_adapter_options:
         options = _ffi.lisa_adapter_options()
