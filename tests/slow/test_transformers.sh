@@ -32,5 +32,11 @@ else
     echo "skipped: smollm2_parity.py: no model at $model (LISA_SMOLLM2)"
 fi
 check "a saved directory opens in transformers" run save_reopen.py "$work/saved" "${directories[@]}"
+if "$python" -c 'import peft' 2>/dev/null; then
+    check "PEFT and liblisa open each other's adapters" run peft_reopen.py "$work/adapters" \
+        "${directories[@]}"
+else
+    echo "skipped: peft_reopen.py: $python lacks peft"
+fi
 cat "$work/all"
 finish
