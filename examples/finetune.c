@@ -1,4 +1,5 @@
-/* finetune.c - fine-tunes a Hugging Face directory on a file of tokens and writes a directory.
+/* finetune.c - fine-tunes a Hugging Face directory on a file of tokens and writes a directory: the
+ * model's, or with --method lora PEFT's of an adapter.
  *
  *   finetune [options] MODEL_DIRECTORY TOKENS.bin OUTPUT_DIRECTORY
  *
@@ -9,15 +10,18 @@
 #include <getopt.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
+
+enum method { METHOD_LISA, METHOD_LORA, METHOD_FULL };
 
 struct settings {
     const char *model, *tokens_file, *output;
     const char *backend;
     uint64_t steps, seed, memory_limit;
-    uint32_t batch, tokens, active, interval, threads;
+    uint32_t batch, tokens, active, interval, rank, threads;
     double lr;
-    int full;
+    enum method method;
 };
 
 struct tokens {
@@ -30,7 +34,8 @@ struct tokens {
 struct run {
     lisa_context *context;
     lisa_model *model;
-    lisa_sampler *sampler; /* NULL: full AdamW */
+    lisa_adapter *adapter; /* of LoRA alone */
+    lisa_sampler *sampler; /* of LISA alone */
     lisa_batch *batch;
     lisa_optimizer *optimizer;
 };
@@ -44,7 +49,8 @@ static const char usage[] =
     "  -k, --interval N    steps between draws of layers (20)\n"
     "  -l, --lr X          peak learning rate (1e-5), warmed up over 3 % and decayed to 0\n"
     "  -s, --seed N        of the draws (0)\n"
-    "  -f, --full          train all layers all the time: AdamW without LISA\n"
+    "  -M, --method NAME   lisa, lora (on all linear maps of the layers) or full (lisa)\n"
+    "  -r, --rank N        of LoRA (8)\n"
     "  -m, --memory N      limit in MiB (none)\n"
     "  -j, --threads N     (as many as there are)\n"
     "  -B, --backend NAME  cpu, cuda, auto or reference (cpu)\n"
@@ -78,6 +84,15 @@ static double real(const char *text) {
     return value;
 }
 
+static enum method method_of(const char *name) {
+    static const char *const names[] = {"lisa", "lora", "full"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (strcmp(name, names[i]) == 0)
+            return (enum method)i;
+    fail("expected lisa, lora or full", name);
+    return METHOD_LISA;
+}
+
 static void set_option(struct settings *s, int option, const char *value) {
     switch (option) {
     case 'n':
@@ -101,8 +116,11 @@ static void set_option(struct settings *s, int option, const char *value) {
     case 's':
         s->seed = number(value, UINT64_MAX);
         break;
-    case 'f':
-        s->full = 1;
+    case 'M':
+        s->method = method_of(value);
+        break;
+    case 'r':
+        s->rank = (uint32_t)number(value, UINT32_MAX);
         break;
     case 'm':
         s->memory_limit = number(value, UINT32_MAX) << 20;
@@ -121,24 +139,23 @@ static void set_option(struct settings *s, int option, const char *value) {
 
 static struct settings parse(int argc, char **argv) {
     static const struct option options[] = {
-        {"steps", required_argument, NULL, 'n'},
-        {"batch", required_argument, NULL, 'b'},
-        {"tokens", required_argument, NULL, 't'},
-        {"active", required_argument, NULL, 'a'},
-        {"interval", required_argument, NULL, 'k'},
-        {"lr", required_argument, NULL, 'l'},
-        {"seed", required_argument, NULL, 's'},
-        {"full", no_argument, NULL, 'f'},
-        {"memory", required_argument, NULL, 'm'},
-        {"threads", required_argument, NULL, 'j'},
-        {"backend", required_argument, NULL, 'B'},
-        {"help", no_argument, NULL, 'h'},
-        {NULL, 0, NULL, 0},
+        {"steps", required_argument, NULL, 'n'},    {"batch", required_argument, NULL, 'b'},
+        {"tokens", required_argument, NULL, 't'},   {"active", required_argument, NULL, 'a'},
+        {"interval", required_argument, NULL, 'k'}, {"lr", required_argument, NULL, 'l'},
+        {"seed", required_argument, NULL, 's'},     {"method", required_argument, NULL, 'M'},
+        {"rank", required_argument, NULL, 'r'},     {"memory", required_argument, NULL, 'm'},
+        {"threads", required_argument, NULL, 'j'},  {"backend", required_argument, NULL, 'B'},
+        {"help", no_argument, NULL, 'h'},           {NULL, 0, NULL, 0},
     };
-    struct settings s = {
-        .steps = 100, .batch = 1, .tokens = 256, .active = 2, .interval = 20, .lr = 1e-5};
+    struct settings s = {.steps = 100,
+                         .batch = 1,
+                         .tokens = 256,
+                         .active = 2,
+                         .interval = 20,
+                         .rank = 8,
+                         .lr = 1e-5};
     int option;
-    while ((option = getopt_long(argc, argv, "n:b:t:a:k:l:s:fm:j:B:h", options, NULL)) != -1)
+    while ((option = getopt_long(argc, argv, "n:b:t:a:k:l:s:M:r:m:j:B:h", options, NULL)) != -1)
         set_option(&s, option, optarg);
     if (argc - optind != 3)
         set_option(&s, '?', NULL);
@@ -198,6 +215,20 @@ static lisa_sampler *make_sampler(const struct settings *s, const lisa_model *mo
     return sampler;
 }
 
+/* Attached, so that the optimizer trains it. */
+static lisa_adapter *make_adapter(const struct settings *s, lisa_model *model) {
+    lisa_adapter_options options;
+    must(lisa_adapter_options_init(&options, sizeof options));
+    options.rank = s->rank;
+    options.alpha = s->rank;
+    options.targets = LISA_TARGET_ALL_LAYERS;
+    options.seed = s->seed;
+    lisa_adapter *adapter;
+    must(lisa_adapter_create(&adapter, model, &options));
+    must(lisa_model_set_adapter(model, adapter));
+    return adapter;
+}
+
 static struct run open_run(const struct settings *s) {
     struct run run = {0};
     lisa_context_options context;
@@ -207,8 +238,10 @@ static struct run open_run(const struct settings *s) {
     context.n_threads = s->threads;
     must(lisa_context_create(&run.context, &context));
     must(lisa_model_open(&run.model, run.context, s->model, NULL));
-    if (!s->full)
+    if (s->method == METHOD_LISA)
         run.sampler = make_sampler(s, run.model);
+    if (s->method == METHOD_LORA)
+        run.adapter = make_adapter(s, run.model);
 
     lisa_optimizer_options optimizer;
     must(lisa_optimizer_options_init(&optimizer, sizeof optimizer));
@@ -224,6 +257,7 @@ static void close_run(struct run *run) {
     lisa_batch_destroy(run->batch);
     lisa_optimizer_destroy(run->optimizer);
     lisa_sampler_destroy(run->sampler);
+    lisa_adapter_destroy(run->adapter);
     lisa_model_destroy(run->model);
     lisa_context_destroy(run->context);
 }
@@ -278,7 +312,8 @@ int main(int argc, char **argv) {
         read_tokens(settings.tokens_file, (size_t)settings.batch * settings.tokens);
     struct run run = open_run(&settings);
     train(&settings, &run, &tokens);
-    must(lisa_model_save(run.model, settings.output, NULL));
+    must(run.adapter != NULL ? lisa_adapter_save(run.adapter, settings.output)
+                             : lisa_model_save(run.model, settings.output, NULL));
     printf("saved %s\n", settings.output);
     close_run(&run);
     free(tokens.data);

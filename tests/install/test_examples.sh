@@ -69,7 +69,12 @@ if [ -d "$model" ]; then
     check "finetune: config.json is there" test -s "$work/out/config.json"
     check "finetune: weights are there" test -s "$work/out/model.safetensors"
     check "finetune: what it wrote it can open" finetune "$work/out" "$work/tokens" "$work/again"
-    check "finetune: --full" finetune --full "$model" "$work/tokens" "$work/full"
+    check "finetune: full AdamW" finetune --method full "$model" "$work/tokens" "$work/full"
+    check "finetune: LoRA" finetune --method lora "$model" "$work/tokens" "$work/adapter"
+    check "finetune: LoRA's loss falls" fell "$work/finetune" 0.97
+    check "finetune: LoRA writes PEFT's configuration" grep -q '"r": *8' \
+        "$work/adapter/adapter_config.json"
+    check "finetune: and its tensors" test -s "$work/adapter/adapter_model.safetensors"
 fi
 says() { # pattern, arguments: fails with one line that matches
     local pattern=$1
