@@ -7,10 +7,14 @@
 #include "model/fill.h"
 
 #include <math.h>
+#include <stddef.h>
 #include <string.h>
 
+/* The options' size in 0.1.0. */
+#define FIRST_SIZE offsetof(lisa_optimizer_options, moments_embedding)
+
 lisa_status lisa_optimizer_options_init(lisa_optimizer_options *options, size_t struct_size) {
-    LISA_TRY(lisa__options_init(options, struct_size, sizeof *options, "lisa_optimizer_options"));
+    LISA_TRY(lisa__options_init(options, struct_size, FIRST_SIZE, "lisa_optimizer_options"));
     options->lr = 1e-5;
     options->beta1 = 0.9;
     options->beta2 = 0.999;
@@ -25,8 +29,7 @@ lisa_status lisa__optimizer_options_read(lisa_optimizer_options *own,
                                          const lisa_optimizer_options *given) {
     LISA_TRY(lisa_optimizer_options_init(own, sizeof *own));
     if (given != NULL)
-        LISA_TRY(
-            lisa__options_read(own, sizeof *own, sizeof *own, given, "lisa_optimizer_options"));
+        LISA_TRY(lisa__options_read(own, sizeof *own, FIRST_SIZE, given, "lisa_optimizer_options"));
     return LISA_OK;
 }
 

@@ -23,6 +23,12 @@ lisa_status lisa__optimizer_check(const lisa_optimizer_options *o,
         {"state_policy", o->state_policy, LISA_STATE_DROP, LISA_STATE_OFFLOAD + 1},
         {"train_embedding", o->train_embedding, 0, 2},
         {"train_head", o->train_head, 0, 2},
+        {"moments_embedding", o->moments_embedding, 0, LISA_MOMENTS_8BIT + 1},
+        {"moments_layers", o->moments_layers, 0, LISA_MOMENTS_8BIT + 1},
+        {"moments_head", o->moments_head, 0, LISA_MOMENTS_8BIT + 1},
+        {"lr_factor_embedding", o->lr_factor_embedding, 0, INFINITY},
+        {"lr_factor_layers", o->lr_factor_layers, 0, INFINITY},
+        {"lr_factor_head", o->lr_factor_head, 0, INFINITY},
     };
     for (size_t i = 0; i < sizeof ranges / sizeof *ranges; i++)
         if (!(ranges[i].value >= ranges[i].low && ranges[i].value < ranges[i].below))
@@ -195,7 +201,7 @@ struct lisa__state lisa__group_state(const lisa_optimizer *o, uint32_t group) {
         return o->memory.embedding_state;
     if (group == o->n_layers + 1)
         return o->memory.head_state;
-    return lisa__slot_at(&o->memory, o->model->real_size, (uint32_t)o->groups[group].slot);
+    return lisa__slot_at(&o->memory, (uint32_t)o->groups[group].slot);
 }
 
 lisa_status lisa__optimizer_void(lisa_optimizer *o) {

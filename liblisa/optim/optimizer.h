@@ -36,6 +36,7 @@ struct lisa_optimizer {
     uint8_t *wanted;            /* [L + 2], scratch of apply_mask */
     uint64_t gradient_elements; /* of the region, header included, for the mask in force */
     struct lisa__window window;
+    uint64_t updates; /* made so far: a stream of rounding each, and for each tensor */
 };
 
 /* LISA_E_INVAL names the option at fault. */

@@ -26,23 +26,47 @@ static lisa_status gradient_norm(const lisa_optimizer *o, double *out) {
     return LISA_OK;
 }
 
+/* Of a group's next step; see optimizer.h. */
+static double group_lr(const lisa_optimizer *o, uint32_t group) {
+    const lisa_optimizer_options *p = &o->options;
+    const double factors[LISA__PARTS] = {p->lr_factor_embedding, p->lr_factor_layers,
+                                         p->lr_factor_head};
+    const double factor = factors[lisa__part_of(&o->shape, group)];
+    const uint64_t t = o->groups[group].steps + 1;
+    const double lr = factor == 0 ? p->lr : p->lr * factor;
+    return t < p->warmup_steps ? lr * ((double)t / p->warmup_steps) : lr;
+}
+
+/* No other update of a moment, and no closing of a master, draws from the same. */
+static uint64_t rounding_stream(const lisa_optimizer *o, uint32_t index) {
+    return 1ull << 63 | (o->updates * o->trained->n + index);
+}
+
 static lisa_status update_tensor(const lisa_optimizer *o, uint32_t index, double grad_scale) {
     const lisa_model *m = o->model;
     const lisa_optimizer_options *p = &o->options;
     const struct lisa__tensor_desc *d = &o->trained->descs[index];
     const struct lisa__tensor *tensor = &o->trained->tensors[index];
     const struct lisa__state state = lisa__group_state(o, d->group);
-    const uint64_t place = lisa__tensor_place(o->trained->descs, index).elements * m->real_size;
+    const uint64_t place = lisa__tensor_place(&o->shape, index).moment;
+    unsigned char *const first = (unsigned char *)state.m + place;
+    unsigned char *const second = (unsigned char *)state.v + place;
+    const uint64_t codes = lisa__code_bytes(d->n_elements);
+    const uint32_t moments = o->shape.moments[lisa__part_of(&o->shape, d->group)];
     const double t = (double)(o->groups[d->group].steps + 1);
     const lisa_adamw op = {
         .n = d->n_elements,
         .weight = tensor->value,
         .low = tensor->low,
         .gradient = tensor->gradient,
-        .m = (unsigned char *)state.m + place,
-        .v = (unsigned char *)state.v + place,
-        .moments = LISA_MOMENTS_F32,
-        .lr = p->lr,
+        .m = first,
+        .v = second,
+        .moments = moments,
+        .m_scale = moments == LISA_MOMENTS_8BIT ? (float *)(void *)(first + codes) : NULL,
+        .v_scale = moments == LISA_MOMENTS_8BIT ? (float *)(void *)(second + codes) : NULL,
+        .seed = p->seed,
+        .stream = rounding_stream(o, index),
+        .lr = group_lr(o, d->group),
         .beta1 = p->beta1,
         .beta2 = p->beta2,
         .eps = p->eps,
@@ -61,6 +85,7 @@ static lisa_status update(lisa_optimizer *o, double grad_scale) {
             LISA_TRY(update_tensor(o, i, grad_scale));
     for (uint32_t g = 0; g < o->n_layers + 2; g++)
         o->groups[g].steps += o->groups[g].active;
+    o->updates++;
     m->version++;
     return LISA_OK;
 }

@@ -19,17 +19,16 @@ static struct lisa__extent extent_of(const lisa_optimizer *o, uint32_t group) {
 
 /* A layer's state in the scratch file. */
 static struct lisa__state away_at(const lisa_optimizer *o, uint32_t group) {
-    const size_t real = o->model->real_size;
     unsigned char *base =
-        (unsigned char *)o->away.base + (group - 1) * lisa__slot_bytes(&o->memory.layer, real);
-    const uint64_t moment = o->memory.layer.elements * real;
+        (unsigned char *)o->away.base + (group - 1) * lisa__slot_bytes(&o->memory.layer);
+    const uint64_t moment = o->memory.layer.moment;
     return (struct lisa__state){base, base + moment, base + 2 * moment};
 }
 
 static lisa_status copy_state(const lisa_optimizer *o, struct lisa__state to,
                               struct lisa__state from, int to_host) {
     lisa_backend *be = o->model->be;
-    const uint64_t moment = o->memory.layer.elements * o->model->real_size;
+    const uint64_t moment = o->memory.layer.moment;
     const struct {
         void *to, *from;
         uint64_t bytes;
@@ -57,7 +56,7 @@ static lisa_status masters(lisa_optimizer *o, uint32_t group, uint32_t what) {
             .what = what,
             .n = d->n_elements,
             .weight = trained->tensors[i].value,
-            .low = at(state.low, lisa__tensor_place(trained->descs, i).low),
+            .low = at(state.low, lisa__tensor_place(&o->shape, i).low),
             .seed = o->options.seed,
             .stream = (uint64_t)o->groups[group].rounded * trained->n + i,
         };
@@ -70,7 +69,7 @@ static lisa_status masters(lisa_optimizer *o, uint32_t group, uint32_t what) {
 static lisa_status begin_state(lisa_optimizer *o, uint32_t group) {
     lisa_backend *be = o->model->be;
     const struct lisa__state state = lisa__group_state(o, group);
-    const uint64_t moment = extent_of(o, group).elements * o->model->real_size;
+    const uint64_t moment = extent_of(o, group).moment;
     LISA_TRY(be->ops->zero(be, state.m, moment));
     LISA_TRY(be->ops->zero(be, state.v, moment));
     LISA_TRY(masters(o, group, LISA_MASTER_OPEN));
@@ -146,7 +145,7 @@ lisa_status lisa__optimizer_lend(lisa_optimizer *o) {
     uint64_t element = LISA__GRADIENT_HEADER;
     for (uint32_t i = 0; i < trained->n; i++) {
         const struct lisa__tensor_desc *d = &trained->descs[i];
-        const struct lisa__extent place = lisa__tensor_place(trained->descs, i);
+        const struct lisa__extent place = lisa__tensor_place(&o->shape, i);
         struct lisa__tensor *t = &trained->tensors[i];
         void *low = low_of(o, d->group);
         t->low = lisa__low_size(d->dtype) != 0 ? at(low, place.low) : NULL;

@@ -1,6 +1,7 @@
 #include "plan/state.h"
 
 #include "core/dtype.h"
+#include "lisa/sys/backend.h"
 
 #include <string.h>
 
@@ -13,7 +14,9 @@ struct lisa__state_shape lisa__state_shape_of(const struct lisa__tensor_desc *de
                                               const lisa_optimizer_options *options,
                                               size_t real_size) {
     const uint32_t asked = options->max_active_layers;
-    return (struct lisa__state_shape){
+    const uint32_t moments[LISA__PARTS] = {options->moments_embedding, options->moments_layers,
+                                           options->moments_head};
+    struct lisa__state_shape shape = {
         .tensors = descs,
         .n_tensors = n_tensors,
         .n_layers = config->n_layers,
@@ -25,50 +28,74 @@ struct lisa__state_shape lisa__state_shape_of(const struct lisa__tensor_desc *de
         .train_head = options->train_head,
         .real_size = real_size,
     };
+    for (uint32_t p = 0; p < LISA__PARTS; p++)
+        shape.moments[p] = moments[p] == 0 ? LISA_MOMENTS_F32 : moments[p];
+    return shape;
 }
 
 size_t lisa__low_size(uint32_t dtype) {
     return dtype == LISA_DTYPE_BF16 ? sizeof(int16_t) : dtype == LISA_DTYPE_F16 ? sizeof(float) : 0;
 }
 
-static void extend(struct lisa__extent *e, const struct lisa__tensor_desc *t) {
+uint32_t lisa__part_of(const struct lisa__state_shape *s, uint32_t group) {
+    return group == 0                 ? LISA__PART_EMBEDDING
+           : group == s->n_layers + 1 ? LISA__PART_HEAD
+                                      : LISA__PART_LAYERS;
+}
+
+uint64_t lisa__code_bytes(uint64_t n) {
+    return round_up(n, LISA__ALIGN);
+}
+
+/* Of one moment of n elements, to a multiple of 64. */
+static uint64_t moment_bytes(uint32_t moments, uint64_t n, size_t real_size) {
+    const uint64_t n_blocks = round_up(n, LISA_MOMENTS_BLOCK) / LISA_MOMENTS_BLOCK;
+    if (moments == LISA_MOMENTS_8BIT)
+        return lisa__code_bytes(n) + round_up(n_blocks * sizeof(float), LISA__ALIGN);
+    return round_up(n * (moments == LISA_MOMENTS_BF16 ? sizeof(uint16_t) : real_size), LISA__ALIGN);
+}
+
+static void extend(struct lisa__extent *e, const struct lisa__state_shape *s,
+                   const struct lisa__tensor_desc *t) {
+    const uint32_t moments = s->moments[lisa__part_of(s, t->group)];
     /* 16 elements are 64 bytes of f32, and a multiple of 64 bytes of f64. */
     e->elements += round_up(t->n_elements, 16);
+    e->moment += moment_bytes(moments, t->n_elements, s->real_size);
     e->low += round_up(t->n_elements * lisa__low_size(t->dtype), LISA__ALIGN);
 }
 
-struct lisa__extent lisa__tensor_place(const struct lisa__tensor_desc *tensors, uint32_t index) {
-    struct lisa__extent e = {0, 0};
+struct lisa__extent lisa__tensor_place(const struct lisa__state_shape *s, uint32_t index) {
+    struct lisa__extent e = {0, 0, 0};
     uint32_t i = index;
-    while (i > 0 && tensors[i - 1].group == tensors[index].group)
-        extend(&e, &tensors[--i]);
+    while (i > 0 && s->tensors[i - 1].group == s->tensors[index].group)
+        extend(&e, s, &s->tensors[--i]);
     return e;
 }
 
-struct lisa__extent lisa__group_extent(const struct lisa__tensor_desc *tensors, uint32_t n_tensors,
-                                       uint32_t group) {
-    struct lisa__extent e = {0, 0};
-    for (uint32_t i = 0; i < n_tensors; i++)
-        if (tensors[i].group == group)
-            extend(&e, &tensors[i]);
+static struct lisa__extent group_extent(const struct lisa__state_shape *s, uint32_t group) {
+    struct lisa__extent e = {0, 0, 0};
+    for (uint32_t i = 0; i < s->n_tensors; i++)
+        if (s->tensors[i].group == group)
+            extend(&e, s, &s->tensors[i]);
     return e;
 }
 
 static struct lisa__extent largest_layer(const struct lisa__state_shape *s) {
-    struct lisa__extent largest = {0, 0};
+    struct lisa__extent largest = {0, 0, 0};
     for (uint32_t l = 0; l < s->n_layers; l++) {
-        const struct lisa__extent e = lisa__group_extent(s->tensors, s->n_tensors, 1 + l);
+        const struct lisa__extent e = group_extent(s, 1 + l);
         largest.elements = e.elements > largest.elements ? e.elements : largest.elements;
+        largest.moment = e.moment > largest.moment ? e.moment : largest.moment;
         largest.low = e.low > largest.low ? e.low : largest.low;
     }
     return largest;
 }
 
 static struct lisa__state take_state(struct lisa__layout *layout, const struct lisa__extent *e,
-                                     uint64_t n, size_t real_size) {
+                                     uint64_t n) {
     struct lisa__state out;
-    out.m = lisa__take(layout, LISA_MEM_MOMENTS, n * e->elements, real_size);
-    out.v = lisa__take(layout, LISA_MEM_MOMENTS, n * e->elements, real_size);
+    out.m = lisa__take(layout, LISA_MEM_MOMENTS, n, e->moment);
+    out.v = lisa__take(layout, LISA_MEM_MOMENTS, n, e->moment);
     out.low = lisa__take(layout, LISA_MEM_LOW_BITS, n, e->low);
     return out;
 }
@@ -81,25 +108,24 @@ void lisa__state_layout(struct lisa__layout *layout, struct lisa__state_memory *
     out->n_slots = n_slots;
     out->layer = largest_layer(s);
     if (s->train_embedding)
-        out->embedding = lisa__group_extent(s->tensors, s->n_tensors, 0);
+        out->embedding = group_extent(s, 0);
     if (s->train_head)
-        out->head = lisa__group_extent(s->tensors, s->n_tensors, s->n_layers + 1);
+        out->head = group_extent(s, s->n_layers + 1);
     out->gradients = lisa__take(layout, LISA_MEM_GRADIENTS,
                                 LISA__GRADIENT_HEADER + out->embedding.elements +
                                     out->head.elements + s->max_active * out->layer.elements,
                                 s->real_size);
-    out->slots = take_state(layout, &out->layer, n_slots, s->real_size);
-    out->embedding_state = take_state(layout, &out->embedding, 1, s->real_size);
-    out->head_state = take_state(layout, &out->head, 1, s->real_size);
+    out->slots = take_state(layout, &out->layer, n_slots);
+    out->embedding_state = take_state(layout, &out->embedding, 1);
+    out->head_state = take_state(layout, &out->head, 1);
 }
 
 static void *advance(void *base, uint64_t bytes) {
     return base == NULL ? NULL : (unsigned char *)base + bytes;
 }
 
-struct lisa__state lisa__slot_at(const struct lisa__state_memory *memory, size_t real_size,
-                                 uint32_t i) {
-    const uint64_t moments = i * memory->layer.elements * real_size;
+struct lisa__state lisa__slot_at(const struct lisa__state_memory *memory, uint32_t i) {
+    const uint64_t moments = i * memory->layer.moment;
     return (struct lisa__state){
         .m = advance(memory->slots.m, moments),
         .v = advance(memory->slots.v, moments),
@@ -107,15 +133,15 @@ struct lisa__state lisa__slot_at(const struct lisa__state_memory *memory, size_t
     };
 }
 
-uint64_t lisa__slot_bytes(const struct lisa__extent *extent, size_t real_size) {
-    return 2 * extent->elements * real_size + extent->low;
+uint64_t lisa__slot_bytes(const struct lisa__extent *extent) {
+    return 2 * extent->moment + extent->low;
 }
 
 uint64_t lisa__offload_bytes(const struct lisa__state_shape *s) {
     if (s->policy != LISA_STATE_OFFLOAD || s->max_active == 0)
         return 0;
     const struct lisa__extent layer = largest_layer(s);
-    return s->n_layers * lisa__slot_bytes(&layer, s->real_size);
+    return s->n_layers * lisa__slot_bytes(&layer);
 }
 
 void lisa__homes_layout(struct lisa__layout *layout, void **homes,

@@ -1,7 +1,8 @@
 /* state.h - the memory of training: gradients, moments, low bits, and private copies of weights.
  *
- * A group's state is laid out tensor after tensor, each beginning on 64 bytes. Layers share slots
- * of the largest layer; embedding and head have their own. */
+ * A group's state is laid out tensor after tensor, each beginning on 64 bytes; so do the scales
+ * that 8-bit moments have behind each tensor's codes. Layers share slots of the largest layer;
+ * embedding and head have their own. */
 #ifndef LISA_PLAN_STATE_H
 #define LISA_PLAN_STATE_H
 
@@ -17,7 +18,8 @@ enum lisa__part { LISA__PART_EMBEDDING, LISA__PART_LAYERS, LISA__PART_HEAD, LISA
 
 /* What a group's (or slot's) state spans. */
 struct lisa__extent {
-    uint64_t elements; /* of gradient, m and v */
+    uint64_t elements; /* of gradients */
+    uint64_t moment;   /* bytes of m, and as many of v */
     uint64_t low;      /* bytes of low bits */
 };
 
@@ -33,6 +35,7 @@ struct lisa__state_shape {
     uint32_t max_active; /* layers with a gradient at once */
     uint32_t policy;     /* LISA_STATE_* */
     uint32_t train_embedding, train_head;
+    uint32_t moments[LISA__PARTS]; /* LISA_MOMENTS_*, never 0 */
     size_t real_size;
 };
 
@@ -53,25 +56,26 @@ struct lisa__state_shape lisa__state_shape_of(const struct lisa__tensor_desc *de
 /* Bytes that complete a weight to its fp32 master. */
 size_t lisa__low_size(uint32_t dtype);
 
-/* Where the state of tensor `index` begins within its group's. */
-struct lisa__extent lisa__tensor_place(const struct lisa__tensor_desc *tensors, uint32_t index);
+/* The part that a group belongs to. */
+uint32_t lisa__part_of(const struct lisa__state_shape *shape, uint32_t group);
 
-/* What a group spans; the layer extent of a shape is the largest layer's. */
-struct lisa__extent lisa__group_extent(const struct lisa__tensor_desc *tensors, uint32_t n_tensors,
-                                       uint32_t group);
+/* Where the state of tensor `index` begins within its group's. */
+struct lisa__extent lisa__tensor_place(const struct lisa__state_shape *shape, uint32_t index);
+
+/* Bytes of the 8-bit codes of n elements; their scales follow. */
+uint64_t lisa__code_bytes(uint64_t n);
 
 void lisa__state_layout(struct lisa__layout *layout, struct lisa__state_memory *out,
                         const struct lisa__state_shape *shape);
 
 /* Slot i of the layers' slots. */
-struct lisa__state lisa__slot_at(const struct lisa__state_memory *memory, size_t real_size,
-                                 uint32_t i);
+struct lisa__state lisa__slot_at(const struct lisa__state_memory *memory, uint32_t i);
 
 /* Bytes of the scratch file that OFFLOAD keeps L layers' states in; 0 for other policies. */
 uint64_t lisa__offload_bytes(const struct lisa__state_shape *shape);
 
 /* Bytes of one layer's state, as OFFLOAD moves them. */
-uint64_t lisa__slot_bytes(const struct lisa__extent *extent, size_t real_size);
+uint64_t lisa__slot_bytes(const struct lisa__extent *extent);
 
 /* Private copies for the mapped tensors of groups [first, last]: homes[i] for each tensor, NULL for
  * those that need none. */
