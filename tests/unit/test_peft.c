@@ -208,13 +208,22 @@ END_TEST
 static lisa_context *context;
 static lisa_model *model;
 
-static void open_model(void) {
+static int32_t n_polls_left; /* until the host says stop; below 0: it never does */
+
+static int32_t ask(void *user) {
+    (void)user;
+    return n_polls_left >= 0 && n_polls_left-- == 0;
+}
+
+static void open_model_on(const char *backend) {
     lisa_context_options with;
+    n_polls_left = -1;
     make_test_dir();
     inject_nothing();
     memset(&host, 0, sizeof host);
     OK(lisa_context_options_init(&with, sizeof with));
-    with.backend = "reference";
+    with.backend = backend;
+    with.interrupt = ask;
     with.n_threads = 1;
     with.alloc = host_alloc;
     with.release = host_release;
@@ -222,6 +231,14 @@ static void open_model(void) {
     with.log_level = LISA_LOG_INFO;
     OK(lisa_context_create(&context, &with));
     OK(lisa_model_open(&model, context, fixture_path("llama-untied"), NULL));
+}
+
+static void open_model(void) {
+    open_model_on("reference");
+}
+
+static void open_wide_model(void) {
+    open_model_on("reference64");
 }
 
 static void close_model(void) {
@@ -606,6 +623,41 @@ START_TEST(survives_every_failing_allocation) {
 }
 END_TEST
 
+START_TEST(stops_where_the_host_says_so) {
+    lisa_adapter *old = make_adapter(3, 1), *new = make_adapter(2, 2), *opened;
+    lisa_status status = LISA_E_CANCELLED;
+    OK(lisa_adapter_save(old, test_dir));
+    int n = 0;
+    for (; status != LISA_OK; n++) {
+        n_polls_left = n;
+        status = _i ? lisa_adapter_open(&opened, model, test_dir, NULL)
+                    : lisa_adapter_save(new, test_dir);
+        n_polls_left = -1;
+        ck_assert(status == LISA_OK || status == LISA_E_CANCELLED);
+        if (_i)
+            lisa_adapter_destroy(opened);
+        ck_assert(holds(test_dir, !_i && status == LISA_OK ? new : old));
+        ck_assert_uint_eq(count_files(test_dir), 2);
+    }
+    ck_assert_int_gt(n, 20);
+    lisa_adapter_destroy(old);
+    lisa_adapter_destroy(new);
+}
+END_TEST
+
+/* A value that float64 holds and the file does not. */
+START_TEST(saves_no_infinity) {
+    lisa_adapter *adapter = make_adapter(3, 1);
+    double values[60] = {[7] = 1e300};
+    ck_assert_uint_eq(adapter->own.descs[0].n_elements, 60);
+    OK(lisa_adapter_tensor_write(adapter, 0, values, LISA_DTYPE_F64, 60));
+    ck_assert_int_eq(lisa_adapter_save(adapter, test_dir), LISA_E_NONFINITE);
+    ck_assert_ptr_nonnull(strstr(lisa_error_last(), adapter->own.descs[0].name));
+    ck_assert_uint_eq(count_files(test_dir), 0);
+    lisa_adapter_destroy(adapter);
+}
+END_TEST
+
 static Suite *make_suite(void) {
     Suite *suite = suite_create("peft");
     TCase *config = tcase_create("config");
@@ -633,8 +685,13 @@ static Suite *make_suite(void) {
     tcase_add_test(directory, survives_a_full_disk);
     tcase_add_loop_test(directory, opens_or_says_why_not, 0, 2);
     tcase_add_loop_test(directory, survives_every_failing_allocation, 0, 2);
+    tcase_add_loop_test(directory, stops_where_the_host_says_so, 0, 2);
     tcase_set_timeout(directory, 60);
     suite_add_tcase(suite, directory);
+    TCase *wide = tcase_create("float64");
+    tcase_add_checked_fixture(wide, open_wide_model, close_model);
+    tcase_add_test(wide, saves_no_infinity);
+    suite_add_tcase(suite, wide);
     return suite;
 }
 
