@@ -77,19 +77,15 @@ struct listing {
     lisa_status status;
 };
 
-/* "base_model.model." + the map's module + ".lora_A.weight", the module in the spelling of a whole
- * model's state_dict. */
-static lisa_status name_of(char *out, const struct lisa__family *family, const char *weight,
-                           const char *which) {
+/* "base_model.model." + the map's module + ".lora_A.weight". A description's names are those of a
+ * whole model's state_dict, however its files spell them. */
+static lisa_status name_of(char *out, const char *weight, const char *which) {
     static const char suffix[] = ".weight";
-    const char *prefix = family->optional_prefix == NULL ? "" : family->optional_prefix;
-    const int prefixed = strncmp(weight, prefix, strlen(prefix)) == 0;
     const size_t length = strlen(weight);
     if (length < sizeof suffix || strcmp(weight + length - (sizeof suffix - 1), suffix) != 0)
         return lisa__fail(LISA_E_INTERNAL, "tensor \"%s\": no weight of a linear map", weight);
-    const int n =
-        snprintf(out, LISA__MAX_NAME, "base_model.model.%s%.*s.lora_%s.weight",
-                 prefixed ? "" : prefix, (int)(length - (sizeof suffix - 1)), weight, which);
+    const int n = snprintf(out, LISA__MAX_NAME, "base_model.model.%.*s.lora_%s.weight",
+                           (int)(length - (sizeof suffix - 1)), weight, which);
     return n < LISA__MAX_NAME
                ? LISA_OK
                : lisa__fail(LISA_E_INTERNAL, "tensor \"%s\": the name is too long", weight);
@@ -106,7 +102,7 @@ static lisa_status describe(struct lisa__tensor_desc *out, const struct listing 
     out->dtype = listing->dtype;
     out->mapped = 0;
     out->decays = 1;
-    return name_of(out->name, listing->family, base->name, is_b ? "B" : "A");
+    return name_of(out->name, base->name, is_b ? "B" : "A");
 }
 
 static void list_one(void *user, const struct lisa__tensor_desc *base) {

@@ -175,6 +175,36 @@ START_TEST(test_both_spellings_are_found) {
 }
 END_TEST
 
+static void assert_first_adapter(rig *r, uint32_t targets, const char *name) {
+    lisa_adapter_options options;
+    lisa_adapter *adapter;
+    lisa_tensor_info info = {.struct_size = sizeof info};
+    OK(lisa_adapter_options_init(&options, sizeof options));
+    options.targets = targets;
+    OK(lisa_adapter_create(&adapter, r->model, &options));
+    OK(lisa_adapter_tensor_info(adapter, 0, &info));
+    ck_assert_str_eq(info.name, name);
+    lisa_adapter_destroy(adapter);
+}
+
+/* PEFT knows the modules of a whole model, in which GPT-2's head stands beside its transformer. */
+START_TEST(test_adapters_have_whole_names) {
+    rig plain, created;
+    rig_spec spec;
+    open_at(&plain, fixture_path("gpt2-plain"));
+    assert_first_adapter(&plain, LISA_TARGET_Q | LISA_TARGET_K | LISA_TARGET_V,
+                         "base_model.model.transformer.h.0.attn.c_attn.lora_A.weight");
+    rig_spec_init(&spec, "reference");
+    spec.config = plain.config;
+    spec.config.tied_head = 0;
+    spec.no_optimizer = 1;
+    rig_make(&created, &spec);
+    assert_first_adapter(&created, LISA_TARGET_HEAD, "base_model.model.lm_head.lora_A.weight");
+    rig_destroy(&created);
+    rig_destroy(&plain);
+}
+END_TEST
+
 /* ---- a head in the file, and config.json says tied ---- */
 
 static void tie_saved_config(void) {
@@ -248,6 +278,7 @@ static Suite *make_suite(void) {
     tcase_add_loop_test(tcase, test_in_another_type, 0, 3);
     tcase_add_test(tcase, test_created);
     tcase_add_loop_test(tcase, test_both_spellings_are_found, 0, 2);
+    tcase_add_test(tcase, test_adapters_have_whole_names);
     tcase_add_loop_test(tcase, test_tied_goes_before_a_head_in_the_file, 0, 4);
     suite_add_tcase(suite, tcase);
     return suite;
