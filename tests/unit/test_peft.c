@@ -490,6 +490,20 @@ START_TEST(takes_any_path) {
 }
 END_TEST
 
+START_TEST(refuses_null) {
+    lisa_adapter *adapter = make_adapter(2, 1), *out = adapter;
+    ck_assert_int_eq(lisa_adapter_open(NULL, model, test_dir, NULL), LISA_E_INVAL);
+    ck_assert_int_eq(lisa_adapter_open(&out, NULL, test_dir, NULL), LISA_E_INVAL);
+    ck_assert_ptr_null(out);
+    ck_assert_int_eq(lisa_adapter_open(&out, model, NULL, NULL), LISA_E_INVAL);
+    ck_assert_ptr_nonnull(strstr(lisa_error_last(), "directory"));
+    ck_assert_int_eq(lisa_adapter_save(NULL, test_dir), LISA_E_INVAL);
+    ck_assert_int_eq(lisa_adapter_save(adapter, NULL), LISA_E_INVAL);
+    ck_assert_uint_eq(count_files(test_dir), 0);
+    lisa_adapter_destroy(adapter);
+}
+END_TEST
+
 START_TEST(keeps_its_configuration) {
     size_t n;
     lisa_adapter *adapter;
@@ -679,6 +693,7 @@ static Suite *make_suite(void) {
     tcase_add_test(directory, names_the_file_that_is_missing);
     tcase_add_test(directory, refuses_cut_files);
     tcase_add_test(directory, takes_any_path);
+    tcase_add_test(directory, refuses_null);
     tcase_add_test(directory, keeps_its_configuration);
     tcase_add_loop_test(directory, keeps_the_old_adapter_through_every_fault, 0, 2);
     tcase_add_test(directory, leaves_nothing_of_a_first_save_that_failed);
