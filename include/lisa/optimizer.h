@@ -4,7 +4,8 @@
  * w = w - lr wd w - lr (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + eps)
  * (Loshchilov and Hutter, arXiv 1711.05101, as torch.optim.AdamW orders it). t counts a group's own
  * steps since its state was made, from 1. The lr of a group's step is
- * lr * lr_factor of its class * min(1, t / warmup_steps); without warm-up the last factor is 1.
+ * lr * lr_factor of its class * min(1, t / warmup_steps); without warm-up the last factor is 1. So
+ * a layer warms up after each DROP, the embedding and the head once, at their first steps.
  *
  * SPDX-License-Identifier: MIT */
 #ifndef LISA_OPTIMIZER_H
@@ -42,14 +43,14 @@ typedef struct lisa_optimizer_options {
     uint32_t train_embedding;   /* default 1; 0 reserves nothing for the group and freezes it */
     uint32_t train_head;        /* default 1; likewise */
     const char *scratch_dir;    /* OFFLOAD on the CPU: a directory on a disk, not tmpfs */
-    /* How the moments of a class of groups are kept: LISA_MOMENTS_*; default 0: F32. The head's
-     * class has the final norm too. */
-    uint32_t moments_embedding, moments_layers, moments_head;
-    /* Every new state warms up over as many of its own steps: a layer's after each DROP, the
-     * embedding's and the head's once, at their first steps. Default 0: none. */
-    uint32_t warmup_steps;
-    /* Multiply lr for a class of groups; above 0, default 0: 1. */
-    double lr_factor_embedding, lr_factor_layers, lr_factor_head;
+    /* How a class of groups keeps its moments, LISA_MOMENTS_*, default 0: F32. */
+    uint32_t moments_embedding;
+    uint32_t moments_layers;
+    uint32_t moments_head;      /* and of the final norm */
+    uint32_t warmup_steps;      /* of every new state, see above; default 0: none */
+    double lr_factor_embedding; /* times lr, for the class; above 0, default 0: 1 */
+    double lr_factor_layers;
+    double lr_factor_head; /* and of the final norm */
 } lisa_optimizer_options;
 
 LISA_API lisa_status lisa_optimizer_options_init(lisa_optimizer_options *options,

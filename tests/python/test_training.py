@@ -47,6 +47,28 @@ class Loop(unittest.TestCase):
         ]
         self.assertLess(losses[-1], losses[0] / 2)
 
+    def test_moments(self):
+        f32 = train(self.model)[-1]
+        for kind in ("bf16", "8bit", liblisa.Moments["8BIT"], 3):
+            model = tiny_model(self.context)
+            names = ("moments_embedding", "moments_layers", "moments_head")
+            loss = train(model, **{name: kind for name in names})[-1]
+            self.assertNotEqual(loss, f32)
+            self.assertAlmostEqual(loss, f32, delta=0.2 * f32)
+        with self.assertRaisesRegex(liblisa.InvalidArgument, "'f32', 'bf16', '8bit'"):
+            liblisa.Optimizer(self.model, moments_head="fp8")
+
+    def test_rates_of_classes(self):
+        before = all_weights(self.model)
+        train(self.model, 1, lr_factor_embedding=1e-30, lr_factor_head=0.5, warmup_steps=5)
+        after = all_weights(self.model)
+        for name, values in before.items():
+            if "embed" in name:
+                self.assertEqual(values, after[name])
+            elif name == "model.norm.weight":  # 0.01 * 0.5 * 1 / 5
+                moved = max(abs(a - b) for a, b in zip(values, after[name]))
+                self.assertAlmostEqual(moved, 1e-3, delta=1e-4)
+
     def test_stats(self):
         batch = liblisa.Batch(self.model, 2, 12)
         batch.set(tokens())

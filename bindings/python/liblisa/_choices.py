@@ -90,6 +90,18 @@ class StatePolicy(IntEnum):
     OFFLOAD = _ffi.LISA_STATE_OFFLOAD
 
 
+Moments = IntEnum(
+    "Moments",
+    {
+        "F32": _ffi.LISA_MOMENTS_F32,
+        "BF16": _ffi.LISA_MOMENTS_BF16,
+        "8BIT": _ffi.LISA_MOMENTS_8BIT,
+    },
+    module=__name__,
+)
+Moments.__doc__ = "How the optimizer keeps its moments between steps."
+
+
 class SamplerKind(IntEnum):
     """How the layers of a period are drawn."""
 

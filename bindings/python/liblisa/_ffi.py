@@ -313,6 +313,13 @@ class lisa_optimizer_options(Structure):
         ("train_embedding", c_uint32),
         ("train_head", c_uint32),
         ("scratch_dir", c_char_p),
+        ("moments_embedding", c_uint32),
+        ("moments_layers", c_uint32),
+        ("moments_head", c_uint32),
+        ("warmup_steps", c_uint32),
+        ("lr_factor_embedding", c_double),
+        ("lr_factor_layers", c_double),
+        ("lr_factor_head", c_double),
     ]
 
 

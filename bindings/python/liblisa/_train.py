@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Optional, Tuple, Union
 
 from . import _ffi
 from ._buffers import CODES, c_array, float_output
-from ._choices import Activations, DType, StatePolicy, parse
+from ._choices import Activations, DType, Moments, StatePolicy, parse
 from ._errors import InvalidArgument, StateError, Unsupported
 from ._handles import Handle, Host
 from ._model import Model
@@ -134,6 +134,10 @@ def _read_stats(stats: _ffi.lisa_step_stats) -> StepStats:
     return StepStats(**values)
 
 
+def _moments(value: Union[Moments, int, str, None]) -> Optional[Moments]:
+    return None if value is None else parse(Moments, value)
+
+
 def optimizer_options(
     *,
     lr: Optional[float] = None,
@@ -148,6 +152,13 @@ def optimizer_options(
     train_embedding: Optional[bool] = None,
     train_head: Optional[bool] = None,
     scratch_dir: Optional[PathLike] = None,
+    moments_embedding: Union[Moments, int, str, None] = None,
+    moments_layers: Union[Moments, int, str, None] = None,
+    moments_head: Union[Moments, int, str, None] = None,
+    warmup_steps: Optional[int] = None,
+    lr_factor_embedding: Optional[float] = None,
+    lr_factor_layers: Optional[float] = None,
+    lr_factor_head: Optional[float] = None,
 ) -> _ffi.lisa_optimizer_options:
     """The C options of Optimizer's keywords."""
     values = {
@@ -163,6 +174,13 @@ def optimizer_options(
         "train_embedding": train_embedding,
         "train_head": train_head,
         "scratch_dir": None if scratch_dir is None else path_bytes(scratch_dir, "scratch_dir"),
+        "moments_embedding": _moments(moments_embedding),
+        "moments_layers": _moments(moments_layers),
+        "moments_head": _moments(moments_head),
+        "warmup_steps": warmup_steps,
+        "lr_factor_embedding": lr_factor_embedding,
+        "lr_factor_layers": lr_factor_layers,
+        "lr_factor_head": lr_factor_head,
     }
     return make(_ffi.lisa_optimizer_options, _ffi.lisa_optimizer_options_init, values)
 
@@ -186,6 +204,13 @@ class Optimizer(Handle):
         train_embedding: Optional[bool] = None,
         train_head: Optional[bool] = None,
         scratch_dir: Optional[PathLike] = None,
+        moments_embedding: Union[Moments, int, str, None] = None,
+        moments_layers: Union[Moments, int, str, None] = None,
+        moments_head: Union[Moments, int, str, None] = None,
+        warmup_steps: Optional[int] = None,
+        lr_factor_embedding: Optional[float] = None,
+        lr_factor_layers: Optional[float] = None,
+        lr_factor_head: Optional[float] = None,
     ) -> None:
         """Reserves slots and gradients, and binds to the model: one optimizer at a time.
 
@@ -193,6 +218,9 @@ class Optimizer(Handle):
         Defaults: AdamW with lr 1e-5, betas 0.9 and 0.999, eps 1e-8, no decay, no clipping.
         max_active_layers: slots; 0 (default): all layers, which is full AdamW.
         state_policy: "drop" (default), "keep" or "offload" (to scratch_dir on the CPU).
+        moments_*: "f32" (default), "bf16" or "8bit", by class of groups.
+        lr_factor_*: multiply lr for a class of groups.
+        warmup_steps: every new state's first steps, over which its lr rises to its full height.
         """
         self.model = model
         self.adapter = model.adapter
@@ -211,6 +239,13 @@ class Optimizer(Handle):
             train_embedding=train_embedding,
             train_head=train_head,
             scratch_dir=scratch_dir,
+            moments_embedding=moments_embedding,
+            moments_layers=moments_layers,
+            moments_head=moments_head,
+            warmup_steps=warmup_steps,
+            lr_factor_embedding=lr_factor_embedding,
+            lr_factor_layers=lr_factor_layers,
+            lr_factor_head=lr_factor_head,
         )
         pointer = self._host.create(
             _ffi.lisa_optimizer,
