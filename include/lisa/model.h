@@ -117,7 +117,8 @@ LISA_API lisa_status lisa_save_options_init(lisa_save_options *options, size_t s
 /* Writes a Hugging Face directory: config.json, safetensors, and every other small file of the
  * directory the model came from (tokenizer, templates, generation config). 16-bit weights are their
  * masters rounded to nearest. DIRECTORY is made if need be, and may be the one that the model came
- * from; files appear whole or not at all. LISA_E_NONFINITE where options->dtype cannot hold a
+ * from; files appear whole or not at all. An attached adapter is no part of it: lisa_adapter_save
+ * writes it, lisa_adapter_merge makes it one. LISA_E_NONFINITE where options->dtype cannot hold a
  * weight. options may be NULL. */
 LISA_API lisa_status lisa_model_save(lisa_model *model, const char *directory,
                                      const lisa_save_options *options);
