@@ -133,10 +133,10 @@ static inline void lisa__kept_store(uint32_t moments, struct lisa__kept kept,
     uint8_t *restrict m8 = kept.m, *restrict v8 = kept.v;
     const float m_scale = lisa__block_scale(lisa__largest_bits(m, n));
     const float v_scale = lisa__block_scale(lisa__largest_bits(v, n));
-    for (size_t i = 0; i < n; i++) {
+    for (size_t i = 0; i < n; i++)
         m8[i] = lisa__m_code(m[i], m_scale, draws[i] & 0xFFFFu);
+    for (size_t i = 0; i < n; i++)
         v8[i] = lisa__v_code(v[i], v_scale, draws[i] >> 16);
-    }
     *kept.m_scale = m_scale;
     *kept.v_scale = v_scale;
 }

@@ -31,16 +31,6 @@ static void *low_at(lisa_typed weight, void *low, size_t i) {
     return weight.dtype == LISA_DTYPE_F16 ? (float *)low + i : NULL;
 }
 
-/* Words of elements [from, from + n) for the rounding of moments; `from` is a multiple of 4. */
-static void draw(const lisa_adamw *op, size_t from, size_t n, uint32_t *draws) {
-    uint32_t words[4];
-    for (size_t i = 0; i < n; i += 4) {
-        lisa__philox(op->seed, (uint64_t)(from + i) / 4, op->stream, words);
-        for (size_t j = 0; j < lisa__min(4, n - i); j++)
-            draws[i + j] = words[j];
-    }
-}
-
 static void adamw_block(const struct lisa__pieces *all, size_t from, size_t n) {
     const struct update *update = all->op;
     const lisa_adamw *op = update->op;
@@ -51,7 +41,7 @@ static void adamw_block(const struct lisa__pieces *all, size_t from, size_t n) {
     vector->kept_load(op->moments, kept, m, v, n);
     vector->adamw(&update->factors, lisa__typed_at(op->weight, from),
                   low_at(op->weight, op->low, from), (const float *)op->gradient + from, m, v, n);
-    draw(op, from, n, draws);
+    vector->draws(op->seed, op->stream, (uint64_t)from / 4, draws);
     vector->kept_store(op->moments, kept, m, v, draws, n);
 }
 
