@@ -389,6 +389,13 @@ static lisa_status fill_new(json_t *json, const lisa_model_config *given) {
     return lisa__family_write(&config, family, json);
 }
 
+lisa_status lisa__hf_config_check(const lisa_model_config *config) {
+    json_t *json = json_object();
+    const lisa_status status = json == NULL ? no_memory() : fill_new(json, config);
+    json_decref(json);
+    return status;
+}
+
 static lisa_status write_json(lisa_context *context, json_t *json, const lisa_model_config *config,
                               const char *directory) {
     char *text;

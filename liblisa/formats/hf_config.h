@@ -16,6 +16,10 @@ lisa_status lisa__hf_config_read(lisa_model_config *config, lisa_context *contex
 lisa_status lisa__hf_weights_dtype(lisa_model_config *config, lisa_context *context,
                                    const char *directory);
 
+/* Refuses, as lisa__hf_config_write would, a description that its family's config.json cannot say.
+ */
+lisa_status lisa__hf_config_check(const lisa_model_config *config);
+
 /* Writes DIRECTORY/config.json for a model. `source`, when not NULL, is the directory that the
  * model came from: its config.json is kept, with only dtype and tying brought up to date; where it
  * is gone by now, the description is written. */

@@ -57,6 +57,8 @@ lisa_status lisa__model_save(lisa_model *model, const char *directory,
                              const lisa_save_options *options) {
     lisa_status status;
     LISA_TRY(lisa__model_check(model));
+    if (model->directory == NULL) /* what was opened was said */
+        LISA_TRY(lisa__hf_config_check(&model->config));
     const uint64_t bytes = model->base.n * sizeof(struct lisa__write_tensor);
     struct lisa__write_tensor *written =
         lisa__alloc(model->context, LISA_MEM_HANDLES, bytes, &status);
