@@ -203,12 +203,11 @@ static lisa_status check_finite(const char *name, uint32_t held_dtype, uint64_t 
     return LISA_OK;
 }
 
-lisa_status lisa__make_writable(lisa_model *model, uint32_t group) {
+lisa_status lisa__reserve_group(lisa_model *model, uint32_t group) {
     const uint32_t part = group == 0                        ? LISA__PART_EMBEDDING
                           : group <= model->config.n_layers ? LISA__PART_LAYERS
                                                             : LISA__PART_HEAD;
-    LISA_TRY(lisa__model_reserve(model, part));
-    return lisa__model_own_group(model, group);
+    return lisa__model_reserve(model, part);
 }
 
 lisa_status lisa__tensor_put(lisa_model *model, uint32_t index, const void *data, uint32_t dtype) {
@@ -218,7 +217,9 @@ lisa_status lisa__tensor_put(lisa_model *model, uint32_t index, const void *data
     LISA_TRY(lisa__model_check(model));
     LISA_TRY(check_finite(d->name, d->dtype, n, data, dtype));
     LISA_TRY(staging_begin(&s, model->context));
-    lisa_status status = lisa__make_writable(model, d->group);
+    lisa_status status = lisa__reserve_group(model, d->group);
+    if (status == LISA_OK)
+        status = lisa__model_own_group(model, d->group);
     for (uint64_t at = 0; at < n && status == LISA_OK; at += CHUNK)
         status = put_chunk(model, index, at, chunk_of(at, n),
                            (const unsigned char *)data + at * lisa__dtype_size(dtype), dtype, &s);

@@ -26,8 +26,8 @@ lisa_status lisa__typed_put(lisa_model *model, const lisa_typed *value, uint64_t
 lisa_status lisa__typed_get_staged(lisa_model *model, const lisa_typed *value, uint64_t begin,
                                    uint64_t n, void *out, uint32_t dtype, void *staging);
 
-/* Moves a group's tensors out of the files; the first time for its part it takes memory. */
-lisa_status lisa__make_writable(lisa_model *model, uint32_t group);
+/* Private memory for the group's part, where it has none yet: what lisa__model_own_group wants. */
+lisa_status lisa__reserve_group(lisa_model *model, uint32_t group);
 
 /* n values of the backend's real type to the host as F32 or F64. */
 lisa_status lisa__download_real(lisa_model *model, const void *from, uint64_t n, void *out,

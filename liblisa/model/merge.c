@@ -4,6 +4,7 @@
 #include "model/fill.h"
 
 #include <math.h>
+#include <string.h>
 
 /* Values of a tile. Four buffers of as many doubles are the staging of a merge. */
 enum { TILE = 1 << 17 };
@@ -77,8 +78,9 @@ static lisa_status multiply(const struct merge *m, const struct target *t, const
     return model->be->ops->gemm(model->be, &op);
 }
 
-/* weights[i] + deltas[i] as the weight's type, in place of the deltas. The sum of two floats is
- * exact in double, and rounds to float before it rounds to 16 bits: an addition in fp32. */
+/* weights[i] + deltas[i] as the weight's type, in place of the deltas: an addition in fp32. Double
+ * has more than twice float's bits, so that a sum of floats rounded to it first rounds to the same
+ * float, and a store to 16 bits rounds to float on its way. */
 static lisa_status add(const struct merge *m, const struct target *t, uint64_t n) {
     const uint32_t dtype = t->weight->value.dtype;
     for (uint64_t i = 0; i < n; i++) {
@@ -130,10 +132,23 @@ static lisa_status merge_all(const struct merge *m) {
     return LISA_OK;
 }
 
-static lisa_status make_writable(const lisa_adapter *adapter) {
+static lisa_status each_group(const lisa_adapter *adapter,
+                              lisa_status (*act)(lisa_model *model, uint32_t group)) {
     for (uint32_t i = 0; i < adapter->own.n; i += 2)
-        LISA_TRY(lisa__make_writable(adapter->model, adapter->own.descs[i].group));
+        LISA_TRY(act(adapter->model, adapter->own.descs[i].group));
     return LISA_OK;
+}
+
+/* Nothing moves before there is memory for all of it; on failure the model holds what it held. */
+static lisa_status make_writable(const lisa_adapter *adapter) {
+    lisa_model *model = adapter->model;
+    uint32_t before[LISA__PARTS];
+    memcpy(before, model->reserved, sizeof before);
+    const lisa_status status = each_group(adapter, lisa__reserve_group);
+    for (uint32_t p = 0; status != LISA_OK && p < LISA__PARTS; p++)
+        if (!before[p])
+            lisa__model_unreserve(model, p);
+    return status == LISA_OK ? each_group(adapter, lisa__model_own_group) : status;
 }
 
 /* Everything that can fail is done before the first weight changes. */
