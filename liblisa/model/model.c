@@ -406,14 +406,20 @@ lisa_status lisa__group_sum_squares(lisa_backend *be, const struct lisa__paramet
     return LISA_OK;
 }
 
-lisa_status lisa__blame_weights(lisa_model *model, const char *what) {
-    for (uint32_t i = 0; i < model->base.n; i++) {
+static lisa_status blame(lisa_backend *be, const struct lisa__parameters *p, const char *what) {
+    for (uint32_t i = 0; i < p->n; i++) {
         double sum = 0;
-        LISA_TRY(model->be->ops->sum_squares(model->be, model->base.tensors[i].value,
-                                             model->base.descs[i].n_elements, &sum));
+        LISA_TRY(be->ops->sum_squares(be, p->tensors[i].value, p->descs[i].n_elements, &sum));
         if (!isfinite(sum))
             return lisa__fail(LISA_E_NONFINITE, "%s is not finite: tensor \"%s\" has NaN or Inf",
-                              what, model->base.descs[i].name);
+                              what, p->descs[i].name);
     }
+    return LISA_OK;
+}
+
+lisa_status lisa__blame_weights(lisa_model *model, const char *what) {
+    LISA_TRY(blame(model->be, &model->base, what));
+    if (model->adapter != NULL)
+        LISA_TRY(blame(model->be, &model->adapter->own, what));
     return lisa__fail(LISA_E_NONFINITE, "%s is not finite, though every weight is", what);
 }

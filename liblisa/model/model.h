@@ -85,8 +85,8 @@ lisa_status lisa__tensor_put(lisa_model *model, uint32_t index, const void *data
 lisa_status lisa__group_sum_squares(lisa_backend *be, const struct lisa__parameters *p,
                                     uint32_t group, double *out);
 
-/* After a loss came out non-finite: LISA_E_NONFINITE naming the first tensor with a non-finite
- * weight, or saying that the weights are finite. */
+/* After a loss came out non-finite: LISA_E_NONFINITE naming the first tensor, of the model or of
+ * the attached adapter, with a non-finite weight, or saying that the weights are finite. */
 lisa_status lisa__blame_weights(lisa_model *model, const char *what);
 
 /* Saves as lisa_model_save documents. */
