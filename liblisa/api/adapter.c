@@ -21,6 +21,9 @@ lisa_status lisa__adapter_options_read(lisa_adapter_options *own,
     LISA_TRY(lisa_adapter_options_init(own, sizeof *own));
     if (given != NULL)
         LISA_TRY(lisa__options_read(own, sizeof *own, sizeof *own, given, "lisa_adapter_options"));
+    if (own->reserved != 0)
+        return lisa__fail(LISA_E_INVAL, "lisa_adapter_options.reserved: %u, expected 0",
+                          own->reserved);
     return LISA_OK;
 }
 

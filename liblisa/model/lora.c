@@ -82,6 +82,10 @@ struct listing {
 static lisa_status name_of(char *out, const char *weight, const char *which) {
     static const char suffix[] = ".weight";
     const size_t length = strlen(weight);
+    if (length == 0)
+        return lisa__fail(LISA_E_UNSUPPORTED,
+                          "lisa_adapter_options.targets: the model's family has no name for a map "
+                          "of theirs");
     if (length < sizeof suffix || strcmp(weight + length - (sizeof suffix - 1), suffix) != 0)
         return lisa__fail(LISA_E_INTERNAL, "tensor \"%s\": no weight of a linear map", weight);
     const int n = snprintf(out, LISA__MAX_NAME, "base_model.model.%.*s.lora_%s.weight",
