@@ -145,9 +145,8 @@ static lisa_status make_writable(const lisa_adapter *adapter) {
     uint32_t before[LISA__PARTS];
     memcpy(before, model->reserved, sizeof before);
     const lisa_status status = each_group(adapter, lisa__reserve_group);
-    for (uint32_t p = 0; status != LISA_OK && p < LISA__PARTS; p++)
-        if (!before[p])
-            lisa__model_unreserve(model, p);
+    if (status != LISA_OK)
+        lisa__model_unreserve(model, before);
     return status == LISA_OK ? each_group(adapter, lisa__model_own_group) : status;
 }
 

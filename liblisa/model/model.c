@@ -334,7 +334,7 @@ lisa_status lisa__model_reserve(lisa_model *model, uint32_t part) {
     return status;
 }
 
-void lisa__model_unreserve(lisa_model *model, uint32_t part) {
+static void unreserve(lisa_model *model, uint32_t part) {
     uint32_t first, last;
     lisa__part_groups(&model->config, part, &first, &last);
     for (uint32_t i = 0; i < model->base.n; i++)
@@ -348,6 +348,12 @@ void lisa__model_unreserve(lisa_model *model, uint32_t part) {
     if (part == LISA__PART_LAYERS)
         lisa__scratch_destroy(&model->scratch, model->context);
     model->reserved[part] = 0;
+}
+
+void lisa__model_unreserve(lisa_model *model, const uint32_t before[LISA__PARTS]) {
+    for (uint32_t part = 0; part < LISA__PARTS; part++)
+        if (model->reserved[part] && !before[part])
+            unreserve(model, part);
 }
 
 static lisa_status own(lisa_model *model, uint32_t index) {

@@ -61,8 +61,9 @@ lisa_status lisa__model_check(const lisa_model *model);
 /* Reserves private memory (or the scratch file) for a part's mapped tensors. Idempotent. */
 lisa_status lisa__model_reserve(lisa_model *model, uint32_t part);
 
-/* Gives a part's reserved memory back, unless a tensor has moved there. */
-void lisa__model_unreserve(lisa_model *model, uint32_t part);
+/* Gives back what was reserved since model->reserved was `before`, unless a tensor has moved there.
+ */
+void lisa__model_unreserve(lisa_model *model, const uint32_t before[LISA__PARTS]);
 
 /* Moves a group's tensors into their reserved memory. Cannot run out of memory. */
 lisa_status lisa__model_own_group(lisa_model *model, uint32_t group);

@@ -117,9 +117,8 @@ static lisa_status create_into(lisa_optimizer *o) {
     uint32_t before[LISA__PARTS];
     memcpy(before, model->reserved, sizeof before);
     const lisa_status status = fill(o);
-    for (uint32_t p = 0; status != LISA_OK && p < LISA__PARTS; p++)
-        if (!before[p])
-            lisa__model_unreserve(model, p);
+    if (status != LISA_OK)
+        lisa__model_unreserve(model, before);
     return status;
 }
 
