@@ -2,9 +2,12 @@
 
 import json
 import math
+import runpy
+import sys
 import tempfile
 import unittest
 from pathlib import Path
+from unittest import mock
 
 import liblisa
 from support import ROOT, run_python, tiny_model
@@ -95,6 +98,18 @@ class Norms(unittest.TestCase):
             for group, norm in enumerate(norms):
                 every = [record[what][group] for record in self.steps(method)]
                 self.assertAlmostEqual(norm, math.fsum(every) / STEPS, places=9)
+
+    def test_the_figure_is_logarithmic(self):
+        pyplot, means = mock.MagicMock(), {("full", "weights"): [1, 2], ("LoRA", "adapters"): [0, 3]}
+        axis = mock.MagicMock()
+        pyplot.subplots.return_value = mock.MagicMock(), axis
+        script = runpy.run_path(str(ROOT / "examples" / "norms.py"))
+        with mock.patch.dict(sys.modules, {"matplotlib": mock.MagicMock(pyplot=pyplot)}), \
+                mock.patch("builtins.print"):
+            script["draw_figure"](means, ["embedding", "0"], "norms.png")
+        self.assertEqual([call.args[1] for call in axis.plot.call_args_list], [[1, 2], [None, 3]])
+        self.assertEqual(axis.set.call_args.kwargs["yscale"], "log")
+        self.assertEqual(pyplot.subplots()[0].savefig.call_args.args, ("norms.png",))
 
 
 if __name__ == "__main__":
