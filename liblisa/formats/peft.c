@@ -273,12 +273,17 @@ static int set_current(json_t *json, const lisa_adapter_options *options,
     return failed;
 }
 
+/* The base's directory; null where there is none, or its bytes are not the UTF-8 of JSON. */
+static json_t *base_name(const char *directory) {
+    json_t *name = directory != NULL ? json_string(directory) : NULL;
+    return name != NULL ? name : json_null();
+}
+
 /* What goes beside it where there was no configuration before. */
 static int set_new(json_t *json, const char *directory) {
     int failed = 0;
     failed |= json_object_set_new(json, "task_type", json_string("CAUSAL_LM"));
-    failed |= json_object_set_new(json, "base_model_name_or_path",
-                                  directory != NULL ? json_string(directory) : json_null());
+    failed |= json_object_set_new(json, "base_model_name_or_path", base_name(directory));
     failed |= json_object_set_new(json, "bias", json_string("none"));
     failed |= json_object_set_new(json, "init_lora_weights", json_true());
     failed |= json_object_set_new(json, "modules_to_save", json_null());

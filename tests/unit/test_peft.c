@@ -129,13 +129,15 @@ START_TEST(refuses_by_name) {
 }
 END_TEST
 
+static const char *base_directory = "/base";
+
 static json_t *written_for(const char *family, uint32_t targets, double alpha, const char *kept) {
     json_t *json;
     char *text;
     uint64_t n;
     memset(&described, 0, sizeof described);
     snprintf(described.family, sizeof described.family, "%s", family);
-    const struct lisa__peft_base base = {&described, "/base"};
+    const struct lisa__peft_base base = {&described, base_directory};
     OK(lisa_adapter_options_init(&options, sizeof options));
     options.targets = targets;
     options.alpha = alpha;
@@ -187,6 +189,16 @@ START_TEST(writes_what_peft_wants) {
     json = written_for("llama", LISA_TARGET_Q, 0.1, NULL);
     ck_assert(json_real_value(json_object_get(json, "lora_alpha")) == 0.1);
     ck_assert(json_is_false(json_object_get(json, "fan_in_fan_out")));
+    json_decref(json);
+}
+END_TEST
+
+/* A directory may have any bytes for its name, a JSON text may not. */
+START_TEST(writes_no_name_that_is_not_utf8) {
+    base_directory = "/b\xE4se";
+    json_t *json = written_for("llama", LISA_TARGET_Q, 8, NULL);
+    base_directory = "/base";
+    ck_assert(json_is_null(json_object_get(json, "base_model_name_or_path")));
     json_decref(json);
 }
 END_TEST
@@ -681,6 +693,7 @@ static Suite *make_suite(void) {
     tcase_add_loop_test(config, refuses_by_name, 0, sizeof refused / sizeof *refused);
     tcase_add_loop_test(config, writes_targets, 0, sizeof named / sizeof *named);
     tcase_add_test(config, writes_what_peft_wants);
+    tcase_add_test(config, writes_no_name_that_is_not_utf8);
     tcase_add_test(config, keeps_other_keys);
     suite_add_tcase(suite, config);
     TCase *directory = tcase_create("directory");
