@@ -120,6 +120,14 @@ static lisa_status window_weight(const lisa_optimizer *o, double *out) {
     return LISA_OK;
 }
 
+/* Squares of finite gradients may not be finite: v would be Inf, and the weight stand still. */
+static lisa_status check_squares(const lisa_optimizer *o, double norm) {
+    if (isfinite(in_real(o, norm * norm)))
+        return LISA_OK;
+    return lisa__fail(LISA_E_NONFINITE,
+                      "the gradient's norm is %g, whose square is not finite as a moment", norm);
+}
+
 static lisa_status step(lisa_optimizer *o, lisa_step_stats *stats) {
     double weight_sum = 0, norm = 0;
     LISA_TRY(window_weight(o, &weight_sum));
@@ -136,6 +144,7 @@ static lisa_status step(lisa_optimizer *o, lisa_step_stats *stats) {
     /* torch.nn.utils.clip_grad_norm_ */
     if (most > 0 && most / (stats->grad_norm + 1e-6) < 1)
         scale *= most / (stats->grad_norm + 1e-6);
+    LISA_TRY(check_squares(o, norm * scale));
     LISA_TRY(update(o, scale));
     stats->updated = 1;
     return LISA_OK;

@@ -4,6 +4,7 @@
 #include "rig.h"
 
 #include <math.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -168,6 +169,28 @@ START_TEST(test_vanishing_weights) {
     double *after = rig_snapshot(&r, &n);
     ck_assert_mem_eq(before, after, n * sizeof *before);
     OK(lisa_batch_set_weights(r.batch, NULL));
+    OK(lisa_train_step(r.model, NULL, r.optimizer, r.batch, 0, NULL));
+    free(before);
+    free(after);
+}
+END_TEST
+
+/* Gradients that are finite, while AdamW's squares of them are not. */
+START_TEST(test_huge_gradients) {
+    size_t n = 0;
+    void *region = NULL;
+    uint64_t n_elements = 0;
+    uint32_t dtype = 0;
+    rig_random_batch(&r, 2, 11, 1);
+    OK(lisa_forward(r.model, r.batch, NULL));
+    OK(lisa_backward(r.model, r.batch));
+    OK(lisa_optimizer_gradients(r.optimizer, &region, &n_elements, &dtype));
+    ck_assert_uint_eq(dtype, LISA_DTYPE_F32);
+    ((float *)region)[17] = 1e30f;
+    double *before = rig_snapshot(&r, &n);
+    FAILS(LISA_E_NONFINITE, "gradient's norm", lisa_optimizer_step(r.optimizer, NULL));
+    double *after = rig_snapshot(&r, &n);
+    ck_assert_mem_eq(before, after, n * sizeof *before);
     OK(lisa_train_step(r.model, NULL, r.optimizer, r.batch, 0, NULL));
     free(before);
     free(after);
@@ -465,6 +488,22 @@ START_TEST(test_the_largest_plan) {
 }
 END_TEST
 
+/* A host of version 0.1 ends its request before the adapter; what lies there is not its. */
+START_TEST(test_an_older_plan_request) {
+    lisa_plan_request request;
+    lisa_plan_report report = {.struct_size = sizeof report}, older = report;
+    OK(lisa_plan_request_init(&request, sizeof request));
+    request.config = &spec.config;
+    OK(lisa_plan(&request, &report));
+    memset(&request, 0xFF, sizeof request);
+    OK(lisa_plan_request_init(&request, offsetof(lisa_plan_request, adapter)));
+    ck_assert_ptr_nonnull(request.adapter);
+    request.config = &spec.config;
+    OK(lisa_plan(&request, &older));
+    ck_assert_mem_eq(&older, &report, sizeof report);
+}
+END_TEST
+
 static Suite *make_suite(void) {
     Suite *suite = suite_create("errors");
     TCase *tcase = tcase_create("said and harmless");
@@ -476,6 +515,7 @@ static Suite *make_suite(void) {
     tcase_add_test(tcase, test_train_step_refuses_first);
     tcase_add_test(tcase, test_no_label_is_scored);
     tcase_add_test(tcase, test_vanishing_weights);
+    tcase_add_test(tcase, test_huge_gradients);
     tcase_add_test(tcase, test_nonfinite_loss);
     tcase_add_test(tcase, test_nan_in_a_file);
     tcase_add_test(tcase, test_truncated_while_mapped);
@@ -486,6 +526,7 @@ static Suite *make_suite(void) {
     tcase_add_loop_test(tcase, test_destroyed_in_any_order, 0, 2);
     tcase_add_test(tcase, test_configs_that_are_refused);
     tcase_add_test(tcase, test_the_largest_plan);
+    tcase_add_test(tcase, test_an_older_plan_request);
     suite_add_tcase(suite, tcase);
     return suite;
 }
