@@ -27,7 +27,7 @@ static inline float lisa__block_scale(uint32_t largest) {
     if (largest >= 0x7F800000u)
         return lisa__float_of(largest > 0x7F800000u ? 0x7FC00000u : largest);
     uint32_t bits = (largest + 0x000FFFFFu) & 0x7F800000u; /* one octave up above 1.875 */
-    bits = bits < (31u << 23) ? 31u << 23 : bits;          /* 2^-96: no code is subnormal */
+    bits = bits < (31u << 23) ? 31u << 23 : bits;          /* 2^-96: normal codes are normal */
     return lisa__float_of(bits > (254u << 23) ? 254u << 23 : bits);
 }
 

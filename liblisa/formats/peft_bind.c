@@ -6,9 +6,9 @@
  * before "weight" ("lora_A.default.weight"). */
 static int is_called(const char *given, const char *name) {
     const size_t prefix = strlen(name) - strlen("weight");
-    const char *rest = given + prefix;
     if (strncmp(given, name, prefix) != 0)
         return 0;
+    const char *rest = given + prefix;
     const char *dot = strchr(rest, '.');
     return strcmp(dot == NULL ? rest : dot + 1, "weight") == 0;
 }

@@ -45,7 +45,8 @@ static void adamw_block(const struct lisa__pieces *all, size_t from, size_t n) {
     vector->kept_store(op->moments, kept, m, v, draws, n);
 }
 
-/* `from` is where a block begins. */
+_Static_assert(LISA_CPU_CHUNK % LISA_MOMENTS_BLOCK == 0, "a piece begins where a block does");
+
 static void adamw_kept_piece(const struct lisa__pieces *all, size_t from, size_t to) {
     for (size_t i = from; i < to; i += LISA_MOMENTS_BLOCK)
         adamw_block(all, i, lisa__min(LISA_MOMENTS_BLOCK, to - i));
