@@ -7,6 +7,7 @@
  *
  * An adapter takes part in every pass of its model while it is attached. An optimizer made while
  * one is attached trains the adapter and nothing else: a mask selects the adapters of its layers.
+ * Weight decay is on A and B alike, as torch's AdamW has it under PEFT.
  *
  * SPDX-License-Identifier: MIT */
 #ifndef LISA_ADAPTER_H

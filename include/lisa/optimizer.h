@@ -94,7 +94,8 @@ typedef struct lisa_step_stats {
 
 /* Updates the active groups from the window's gradients, then clears them. stats may be NULL, else
  * its struct_size must be set. LISA_E_STATE without a backward; LISA_E_NONFINITE names the first
- * bad tensor, leaves weights and moments as they were and voids the window; LISA_E_CANCELLED leaves
+ * bad tensor (or the norm, where its square alone is not finite), leaves weights and moments as
+ * they were and voids the window; LISA_E_CANCELLED leaves
  * the window too, so that the step can be tried again. */
 LISA_API lisa_status lisa_optimizer_step(lisa_optimizer *optimizer, lisa_step_stats *stats);
 

@@ -208,6 +208,53 @@ START_TEST(test_replicas_of_16_bits_stay_the_same) {
 }
 END_TEST
 
+static double *adapter_of(const rig *r, uint32_t index, uint64_t *n) {
+    lisa_tensor_info info = {.struct_size = sizeof info};
+    OK(lisa_adapter_tensor_info(r->adapter, index, &info));
+    double *values = malloc(info.n_elements * sizeof *values);
+    ck_assert_ptr_nonnull(values);
+    OK(lisa_adapter_tensor_read(r->adapter, index, values, LISA_DTYPE_F64, info.n_elements));
+    *n = info.n_elements;
+    return values;
+}
+
+static void assert_same_adapters(int setting) {
+    for (uint32_t i = 0; i < lisa_adapter_n_tensors(whole.adapter); i++) {
+        uint64_t n = 0;
+        double *a = adapter_of(&whole, i, &n), *b = adapter_of(&half[0], i, &n),
+               *c = adapter_of(&half[1], i, &n);
+        ck_assert_mem_eq(b, c, n * sizeof *b);
+        for (uint64_t k = 0; k < n; k++) /* B began at zero: it is still small */
+            ck_assert_msg(fabs(b[k] - a[k]) <= SETTINGS[setting].weights, "tensor %u is off by %g",
+                          i, b[k] - a[k]);
+        free(a);
+        free(b);
+        free(c);
+    }
+}
+
+/* LoRA travels as LISA does: the adapters of the layers in the mask. */
+START_TEST(test_adapters) {
+    rig_spec spec;
+    spec_of(&spec, _i);
+    spec.adapted = 1;
+    spec.adapter.rank = 3;
+    spec.adapter.targets = LISA_TARGET_ALL_LAYERS;
+    spec.optimizer.max_grad_norm = 0;
+    make(&spec);
+    for (uint64_t step = 0; step < N_STEPS; step++) {
+        mask_all(step);
+        add_passes(step);
+        all_reduce();
+        assert_same_sums(SETTINGS[_i].gradients);
+        OK(lisa_optimizer_step(whole.optimizer, NULL));
+        for (int i = 0; i < 2; i++)
+            OK(lisa_optimizer_step(half[i].optimizer, NULL));
+    }
+    assert_same_adapters(_i);
+}
+END_TEST
+
 /* No target anywhere: nothing changes on any replica. */
 START_TEST(test_no_targets) {
     rig_spec spec;
@@ -273,6 +320,7 @@ static Suite *make_suite(void) {
     tcase_add_loop_test(tcase, test_two_halves_are_the_whole, 0, N_SETTINGS);
     tcase_add_loop_test(tcase, test_accumulation, 0, N_SETTINGS);
     tcase_add_loop_test(tcase, test_replicas_of_16_bits_stay_the_same, 0, 4);
+    tcase_add_loop_test(tcase, test_adapters, 0, N_SETTINGS);
     tcase_add_loop_test(tcase, test_no_targets, 0, N_SETTINGS);
     tcase_add_loop_test(tcase, test_active_groups_alone_travel, 0, N_SETTINGS);
     suite_add_tcase(suite, tcase);

@@ -336,6 +336,36 @@ START_TEST(test_masks_select_adapters) {
 }
 END_TEST
 
+/* w (1 - lr decay) before the update, for A and B alike. */
+START_TEST(test_decay_is_on_both) {
+    rig_spec spec;
+    rig plain, decayed;
+    spec_of(&spec, "reference64", NULL);
+    rig_make(&plain, &spec);
+    spec.optimizer.weight_decay = 0.5;
+    rig_make(&decayed, &spec);
+    shake(&plain, 8);
+    shake(&decayed, 8);
+    const uint32_t n = lisa_adapter_n_tensors(plain.adapter);
+    double **before = malloc(n * sizeof *before);
+    for (uint32_t i = 0; i < n; i++)
+        before[i] = read_adapter(&plain, i);
+    train(&plain, 1, 1);
+    train(&decayed, 1, 1);
+    for (uint32_t i = 0; i < n; i++) {
+        double *a = read_adapter(&plain, i), *b = read_adapter(&decayed, i);
+        for (uint64_t k = 0; k < info_of(&plain, i).n_elements; k++)
+            ck_assert_double_le(fabs(a[k] - b[k] - 1e-2 * 0.5 * before[i][k]), 1e-12);
+        free(a);
+        free(b);
+        free(before[i]);
+    }
+    free(before);
+    rig_destroy(&plain);
+    rig_destroy(&decayed);
+}
+END_TEST
+
 /* More rows than pass through an adapter at once: what it computes is the merged weights'. */
 START_TEST(test_merged_computes_the_same) {
     rig_spec spec;
@@ -585,6 +615,7 @@ static Suite *make_suite(void) {
     tcase_add_test(tcase, test_recompute_and_threads_change_nothing);
     tcase_add_loop_test(tcase, test_the_base_stays_frozen, 0, N_FAMILIES);
     tcase_add_test(tcase, test_masks_select_adapters);
+    tcase_add_test(tcase, test_decay_is_on_both);
     tcase_add_loop_test(tcase, test_merged_computes_the_same, 0, 2 * N_FAMILIES);
     tcase_add_test(tcase, test_merge_rounds_once);
     tcase_add_test(tcase, test_merge_that_overflows_changes_nothing);
