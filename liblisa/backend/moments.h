@@ -4,11 +4,11 @@
  * small beside its block matters as much as the largest: codes are spaced like a logarithm, not
  * evenly. A gradient 2^-15 of the block's largest has v = 2^-30 of its largest, hence 5 bits of
  * exponent in v where m needs 4, and the smallest code of v has a root above the smallest code of
- * m: what m is rounded up to cannot outgrow what it is divided by. On test_moments' quadratic,
+ * m: what m is rounded up to cannot outgrow what it is divided by. In a simulation of a quadratic
  * whose gradients span 4 decades within a block, a bit taken from v's exponent for its mantissa
- * leaves a loss 22 times as high, and one taken from m's 1.02 times, or 1.4 with noisy gradients;
- * where they span 1 decade, all of these are within 14 % of each other. Scales are powers of two,
- * which makes scaling exact: a value that has a code keeps it in whatever company it is.
+ * left a loss 22 times as high; one taken from m's 1.02 times, or 1.4 with noisy gradients. Scales
+ * are powers of two, which makes scaling exact: a value that has a code keeps it in whatever
+ * company it is.
  *
  * Why the rounding is stochastic. At beta2 = 0.999 a step changes v by a thousandth, less than half
  * a gap between neighbours of 3 (or bf16's 7) bits of mantissa: to nearest, v would never decay. */
