@@ -240,6 +240,8 @@ static int write_keys(const lisa_model_config *c, const struct lisa__family *fam
         if (key->kind != LISA__TRUE && key->kind != LISA__ELSEWHERE)
             failed |= json_object_set_new(
                 json, key->name, value_of((const unsigned char *)c + key->field, key->kind));
+    for (const char *const *key = family->dropouts; key != NULL && *key != NULL; key++)
+        failed |= json_object_set_new(json, *key, json_real(0));
     if (family->switched_window) {
         const uint32_t window = c->sliding_window;
         failed |= json_object_set_new(json, "use_sliding_window", json_boolean(window != 0));

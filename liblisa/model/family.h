@@ -41,6 +41,9 @@ struct lisa__family {
     const char *names[LISA__ROLES];
     /* What a file may lack at the front of the names ("transformer."), or NULL. */
     const char *optional_prefix;
+    /* Dropout rates that transformers takes as above 0 where the key is absent, up to a NULL: they
+     * are written as 0. NULL: none. */
+    const char *const *dropouts;
     /* Ends of names of tensors that are no weights (mask buffers, rotary tables), up to a NULL. */
     const char *const *ignored;
 };

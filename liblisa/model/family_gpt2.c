@@ -57,6 +57,7 @@ const struct lisa__family lisa__family_gpt2 = {
             [LISA__HEAD_W] = "lm_head.weight",
         },
     .optional_prefix = "transformer.",
+    .dropouts = (const char *const[]){"attn_pdrop", "embd_pdrop", "resid_pdrop", NULL},
     /* The causal mask of each layer, and what it was filled with. */
     .ignored = (const char *const[]){".attn.bias", ".attn.masked_bias", NULL},
 };

@@ -587,6 +587,20 @@ START_TEST(keeps_the_source) {
 }
 END_TEST
 
+/* transformers would train with its own rates where a key is absent. */
+START_TEST(writes_that_there_is_no_dropout) {
+    size_t n;
+    expect_ok(GPT2 "}");
+    ck_assert_int_eq(lisa__hf_config_write(&test_context, &config, in_test_dir("new"), NULL),
+                     LISA_OK);
+    char *text = get_file("new/config.json", &n);
+    ck_assert_ptr_nonnull(strstr(text, "\"attn_pdrop\": 0.0"));
+    ck_assert_ptr_nonnull(strstr(text, "\"embd_pdrop\": 0.0"));
+    ck_assert_ptr_nonnull(strstr(text, "\"resid_pdrop\": 0.0"));
+    free(text);
+}
+END_TEST
+
 START_TEST(writes_the_description_where_the_source_is_gone) {
     expect_ok(LLAMA "}");
     ck_assert_int_eq(
@@ -701,6 +715,7 @@ static Suite *make_suite(void) {
     tcase_add_test(tests, writes_what_it_reads);
     tcase_add_test(tests, keeps_the_source);
     tcase_add_test(tests, writes_the_description_where_the_source_is_gone);
+    tcase_add_test(tests, writes_that_there_is_no_dropout);
     tcase_add_test(tests, writes_every_family);
     tcase_add_test(tests, writes_every_rotary_share);
     tcase_add_loop_test(tests, refuses_what_a_family_cannot_say, 0, sizeof unsaid / sizeof *unsaid);
