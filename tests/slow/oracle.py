@@ -3,6 +3,7 @@
 import json
 import pathlib
 import sys
+import traceback
 
 import numpy as np
 import torch
@@ -69,3 +70,22 @@ def lisa_logits(lisa, model, tokens):
 def error(got, expected):
     """Largest difference over the largest value."""
     return float(np.abs(got - expected).max() / np.abs(expected).max())
+
+
+def check_each(directories, check):
+    """Calls check(directory) for all that transformers can read; 1 if any of them failed."""
+    skipped, failed = [], []
+    for source in map(pathlib.Path, directories):
+        reason = unread(source)
+        if reason is not None:
+            print(f"skipped: {source.name}: {reason}")
+            skipped.append(source.name)
+            continue
+        try:
+            check(source)
+        except Exception:  # the others are tried all the same
+            print(f"failed: {source.name}\n{traceback.format_exc()}")
+            failed.append(source.name)
+    print(f"{len(directories)} directories; skipped: {', '.join(skipped) or 'none'}; "
+          f"failed: {', '.join(failed) or 'none'}")
+    return 1 if failed else 0

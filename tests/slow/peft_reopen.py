@@ -13,14 +13,13 @@ Exits with 1 if anything was wrong; every directory is tried.
 import json
 import pathlib
 import sys
-import traceback
 import warnings
 
 import liblisa as lisa
 import numpy as np
 import peft
 import torch
-from oracle import Float64, error, exact, lisa_logits, opened, unread
+from oracle import Float64, check_each, error, exact, lisa_logits, opened
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 
@@ -112,21 +111,7 @@ def main():
     scratch = pathlib.Path(sys.argv[1])
     warnings.simplefilter("ignore")
     print(f"peft {peft.__version__}, torch {torch.__version__}")
-    skipped, failed = [], []
-    for source in map(pathlib.Path, sys.argv[2:]):
-        reason = unread(source)
-        if reason is not None:
-            print(f"skipped: {source.name}: {reason}")
-            skipped.append(source.name)
-            continue
-        try:
-            check(source, scratch)
-        except Exception:  # the others are tried all the same
-            print(f"failed: {source.name}\n{traceback.format_exc()}")
-            failed.append(source.name)
-    print(f"{len(sys.argv) - 2} directories; skipped: {', '.join(skipped) or 'none'}; "
-          f"failed: {', '.join(failed) or 'none'}")
-    return 1 if failed else 0
+    return check_each(sys.argv[2:], lambda source: check(source, scratch))
 
 
 if __name__ == "__main__":

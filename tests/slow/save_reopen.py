@@ -13,13 +13,12 @@ Exits with 1 if anything was wrong; every directory is tried.
 
 import pathlib
 import sys
-import traceback
 
 import liblisa as lisa
 import numpy as np
 import torch
 import transformers
-from oracle import error, lisa_logits, opened, transformers_logits, unread
+from oracle import check_each, error, lisa_logits, opened, transformers_logits
 from safetensors import safe_open
 
 BOUND = 1e-4
@@ -105,26 +104,16 @@ def check_created(context, source, scratch):
         check_logits(model, saved)
 
 
+def check(source, scratch):
+    with lisa.Context("cpu") as context:
+        check_trained(context, source, scratch)
+        check_created(context, source, scratch)
+
+
 def main():
     scratch = pathlib.Path(sys.argv[1])
     print(f"transformers {transformers.__version__}, torch {torch.__version__}")
-    skipped, failed = [], []
-    for source in map(pathlib.Path, sys.argv[2:]):
-        reason = unread(source)
-        if reason is not None:
-            print(f"skipped: {source.name}: {reason}")
-            skipped.append(source.name)
-            continue
-        try:
-            with lisa.Context("cpu") as context:
-                check_trained(context, source, scratch)
-                check_created(context, source, scratch)
-        except Exception:  # the others are tried all the same
-            print(f"failed: {source.name}\n{traceback.format_exc()}")
-            failed.append(source.name)
-    print(f"{len(sys.argv) - 2} directories; skipped: {', '.join(skipped) or 'none'}; "
-          f"failed: {', '.join(failed) or 'none'}")
-    return 1 if failed else 0
+    return check_each(sys.argv[2:], lambda source: check(source, scratch))
 
 
 if __name__ == "__main__":
