@@ -51,6 +51,12 @@ typedef struct lisa_optimizer_options {
     double lr_factor_embedding; /* times lr, for the class; above 0, default 0: 1 */
     double lr_factor_layers;
     double lr_factor_head; /* and of the final norm */
+    /* 1: lisa_backward updates each tensor as soon as its gradient is whole, so that no more of
+     * them than one linear map's exist at a time (and a tied embedding's). One backward for each
+     * lisa_optimizer_step, which then only counts the step. Not with max_grad_norm or an adapter.
+     * Weights come out bit for bit as without it. A gradient that is not finite may be found after
+     * other tensors were updated, which the text says. No interrupt is polled between updates. */
+    uint32_t update_in_backward;
 } lisa_optimizer_options;
 
 LISA_API lisa_status lisa_optimizer_options_init(lisa_optimizer_options *options,
@@ -105,7 +111,8 @@ LISA_API lisa_status lisa_optimizer_discard(lisa_optimizer *optimizer);
 /* The contiguous region of un-normalised gradient sums of the active groups, led by 16 elements of
  * which the first is the window's sum of target weights; each tensor is filled up with zeros to a
  * multiple of 16. All-reduce (sum) it as n_elements of `dtype` and step divides. Borrowed; host
- * memory on the CPU backends, device memory on others; valid until the mask changes. */
+ * memory on the CPU backends, device memory on others; valid until the mask changes. LISA_E_STATE
+ * with update_in_backward, which keeps no gradients; so the next two. */
 LISA_API lisa_status lisa_optimizer_gradients(lisa_optimizer *optimizer, void **data,
                                               uint64_t *n_elements, uint32_t *dtype);
 

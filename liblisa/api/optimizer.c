@@ -96,6 +96,7 @@ lisa_status lisa_optimizer_gradients(lisa_optimizer *optimizer, void **data, uin
     LISA_REQUIRE(data);
     LISA_REQUIRE(n_elements);
     LISA_REQUIRE(dtype);
+    LISA_TRY(lisa__optimizer_check_gradients(optimizer));
     *data = optimizer->memory.gradients;
     *n_elements = optimizer->gradient_elements;
     *dtype = optimizer->model->be->ops->real_dtype;
@@ -106,6 +107,7 @@ lisa_status lisa_optimizer_gradient_read(lisa_optimizer *optimizer, uint32_t ten
                                          uint32_t dtype, uint64_t n_elements) {
     LISA_REQUIRE(optimizer);
     LISA_REQUIRE(data);
+    LISA_TRY(lisa__optimizer_check_gradients(optimizer));
     const struct lisa__parameters *trained = optimizer->trained;
     LISA_TRY(lisa__transfer_check(trained, tensor, dtype, n_elements));
     const void *gradient = trained->tensors[tensor].gradient;
@@ -119,6 +121,7 @@ lisa_status lisa_optimizer_gradient_norm(lisa_optimizer *optimizer, uint32_t gro
     LISA_REQUIRE(optimizer);
     LISA_REQUIRE(norm);
     LISA_TRY(lisa__group_check(optimizer->n_layers, group));
+    LISA_TRY(lisa__optimizer_check_gradients(optimizer));
     lisa_backend *be = optimizer->model->be;
     const struct lisa__parameters *trained = optimizer->trained;
     double total = 0;

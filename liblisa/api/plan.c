@@ -23,7 +23,7 @@ static lisa_status read_request(struct lisa__plan *plan, const lisa_plan_request
     LISA_TRY(lisa__model_options_read(&plan->model, own.model));
     LISA_TRY(lisa__batch_options_read(&plan->batch, own.batch));
     LISA_TRY(lisa__optimizer_options_read(&plan->optimizer, own.optimizer));
-    LISA_TRY(lisa__optimizer_check(&plan->optimizer, &plan->config));
+    LISA_TRY(lisa__optimizer_check(&plan->optimizer, &plan->config, own.adapter != NULL));
     if (own.adapter != NULL) {
         LISA_TRY(lisa__adapter_options_read(&plan->adapter, own.adapter));
         LISA_TRY(lisa__lora_check(&plan->adapter, &plan->config));

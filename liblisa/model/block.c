@@ -51,8 +51,10 @@ static lisa_status norm_forward(const struct lisa__run *run, const struct norm *
     return run->be->ops->norm_forward(run->be, &op);
 }
 
-/* dstream += the gradient through the norm of dnormed. */
-static lisa_status norm_backward(const struct lisa__run *run, const struct norm *n, const void *x) {
+/* dstream += the gradient through a layer's norm of dnormed. */
+static lisa_status norm_backward(const struct lisa__run *run, uint32_t layer, uint32_t role,
+                                 void *stats, const void *x) {
+    const struct norm norm = norm_of(run->model, layer, role, stats), *n = &norm;
     lisa_norm op = norm_op(run, n, x);
     op.dy = run->a->dnormed;
     op.lddy = op.cols;
@@ -61,7 +63,16 @@ static lisa_status norm_backward(const struct lisa__run *run, const struct norm 
     op.accumulate = 1;
     op.dweight = n->weight->gradient;
     op.dbias = n->bias != NULL ? n->bias->gradient : NULL;
-    return run->be->ops->norm_backward(run->be, &op);
+    LISA_TRY(run->be->ops->norm_backward(run->be, &op));
+    return lisa__gradients_whole(run->model, layer, role);
+}
+
+/* lisa__linear_backward of a layer's map, after which nothing needs its weight. */
+static lisa_status map_backward(const struct lisa__run *run, uint32_t layer, uint32_t role,
+                                const void *x, const void *dy, void *dx, int accumulate) {
+    const struct lisa__linear l = lisa__linear_of(run->model, layer, role);
+    LISA_TRY(lisa__linear_backward(run, &l, x, dy, dx, accumulate, rows_of(run)));
+    return lisa__gradients_whole(run->model, layer, role);
 }
 
 /* What attention reads of a pass: queries, keys and values, behind the rows of a KV cache. */
@@ -261,15 +272,14 @@ static lisa_status mlp_backward(const struct lisa__run *run, uint32_t layer,
                                 const struct lisa__saved *s) {
     const lisa_model_config *c = &run->model->config;
     const struct lisa__activations *a = run->a;
-    const uint32_t n = rows_of(run);
     const struct lisa__linear down = lisa__linear_of(run->model, layer, LISA__DOWN_W);
     if (lisa__linear_trains(&down))
         LISA_TRY(hidden(run, s));
     /* The gradient of `hidden` may take its place: weight_gradient has read it by then. */
-    LISA_TRY(lisa__linear_backward(run, &down, a->phase, a->dstream, a->phase, 0, n));
+    LISA_TRY(map_backward(run, layer, LISA__DOWN_W, a->phase, a->dstream, a->phase, 0));
     const lisa_activation op = {
         .kind = c->activation,
-        .n = (size_t)n * c->d_ff,
+        .n = (size_t)rows_of(run) * c->d_ff,
         .gate = c->gated_mlp ? s->gate : s->up,
         .up = c->gated_mlp ? s->up : NULL,
         .dy = a->phase,
@@ -277,28 +287,23 @@ static lisa_status mlp_backward(const struct lisa__run *run, uint32_t layer,
         .dup = c->gated_mlp ? s->up : NULL,
     };
     LISA_TRY(run->be->ops->activation_backward(run->be, &op));
-    const struct lisa__linear up = lisa__linear_of(run->model, layer, LISA__UP_W);
-    LISA_TRY(lisa__linear_backward(run, &up, a->normed, s->up, a->dnormed, 0, n));
+    LISA_TRY(map_backward(run, layer, LISA__UP_W, a->normed, s->up, a->dnormed, 0));
     if (!c->gated_mlp)
         return LISA_OK;
-    const struct lisa__linear gate = lisa__linear_of(run->model, layer, LISA__GATE_W);
-    return lisa__linear_backward(run, &gate, a->normed, s->gate, a->dnormed, 1, n);
+    return map_backward(run, layer, LISA__GATE_W, a->normed, s->gate, a->dnormed, 1);
 }
 
 /* The attention's part of dnormed from dstream. normed as above. */
 static lisa_status attention_backward(const struct lisa__run *run, uint32_t layer,
                                       const struct lisa__saved *s, int accumulate) {
-    const lisa_model *m = run->model;
-    const lisa_model_config *c = &m->config;
-    const uint32_t n = rows_of(run);
+    const lisa_model_config *c = &run->model->config;
     const size_t q = (size_t)c->n_heads * c->head_dim, kv = (size_t)c->n_kv_heads * c->head_dim;
     const struct lisa__attention_phase p = lisa__attention_phase(run->a);
     const struct heads heads = heads_of(run, layer, s);
 
     if (c->qk_norm)
         LISA_TRY(finish_heads(run, layer, s->q, s->k, &heads));
-    const struct lisa__linear o = lisa__linear_of(m, layer, LISA__O_W);
-    LISA_TRY(lisa__linear_backward(run, &o, s->attention, run->a->dstream, p.dout, 0, n));
+    LISA_TRY(map_backward(run, layer, LISA__O_W, s->attention, run->a->dstream, p.dout, 0));
     lisa_attention op = attention_op(run, s, &heads);
     op.dout = p.dout;
     op.lddout = q;
@@ -313,17 +318,16 @@ static lisa_status attention_backward(const struct lisa__run *run, uint32_t laye
     if (c->qk_norm) {
         LISA_TRY(head_norm_backward(run, layer, LISA__Q_NORM_W, s->q, p.dq));
         LISA_TRY(head_norm_backward(run, layer, LISA__K_NORM_W, s->k, p.dk));
+        LISA_TRY(lisa__gradients_whole(run->model, layer, LISA__Q_NORM_W));
     }
     const struct {
         uint32_t role;
         void *from;
     } projections[] = {{LISA__Q_W, p.dq}, {LISA__K_W, p.dk}, {LISA__V_W, p.dv}};
-    for (int i = 0; i < 3; i++) {
-        const struct lisa__linear l = lisa__linear_of(m, layer, projections[i].role);
-        LISA_TRY(lisa__linear_backward(run, &l, run->a->normed, projections[i].from,
-                                       run->a->dnormed, accumulate || i > 0, n));
-    }
-    return LISA_OK;
+    for (int i = 0; i < 3; i++)
+        LISA_TRY(map_backward(run, layer, projections[i].role, run->a->normed, projections[i].from,
+                              run->a->dnormed, accumulate || i > 0));
+    return lisa__gradients_whole(run->model, layer, LISA__QKV_W);
 }
 
 lisa_status lisa__block_backward(const struct lisa__run *run, uint32_t layer) {
@@ -340,12 +344,12 @@ lisa_status lisa__block_backward(const struct lisa__run *run, uint32_t layer) {
         if (active)
             LISA_TRY(norm_forward(run, &norm2, s.middle, run->a->normed));
         LISA_TRY(mlp_backward(run, layer, &s));
-        LISA_TRY(norm_backward(run, &norm2, s.middle));
+        LISA_TRY(norm_backward(run, layer, LISA__MLP_NORM_W, s.norm2, s.middle));
     }
     if (active)
         LISA_TRY(norm_forward(run, &norm1, x, run->a->normed));
     if (parallel)
         LISA_TRY(mlp_backward(run, layer, &s));
     LISA_TRY(attention_backward(run, layer, &s, parallel));
-    return norm_backward(run, &norm1, x);
+    return norm_backward(run, layer, LISA__ATTN_NORM_W, s.norm1, x);
 }

@@ -94,7 +94,10 @@ lisa_status lisa__head(const struct lisa__run *run, int gradient) {
         if (gradient)
             LISA_TRY(chunk_backward(run, &k));
     }
-    return LISA_OK;
+    if (!gradient)
+        return LISA_OK;
+    LISA_TRY(lisa__gradients_whole(run->model, 0, LISA__FINAL_NORM_W));
+    return lisa__gradients_whole(run->model, 0, LISA__HEAD_W);
 }
 
 lisa_status lisa__head_logits(const struct lisa__run *run) {

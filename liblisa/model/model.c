@@ -393,6 +393,16 @@ static int any_trains(const struct lisa__parameters *p, uint32_t group) {
     return 0;
 }
 
+lisa_status lisa__gradients_whole(const lisa_model *model, uint32_t layer, uint32_t role) {
+    const struct lisa__gradient_sink *sink = &model->sink;
+    for (uint32_t r = role; sink->take != NULL && r < role + 2; r++) {
+        const struct lisa__tensor *t = lisa__model_tensor(model, layer, r);
+        if (t != NULL && t->gradient != NULL)
+            LISA_TRY(sink->take(sink->self, (uint32_t)(t - model->base.tensors)));
+    }
+    return LISA_OK;
+}
+
 int lisa__group_trains(const lisa_model *model, uint32_t group) {
     return any_trains(&model->base, group) ||
            (model->adapter != NULL && any_trains(&model->adapter->own, group));

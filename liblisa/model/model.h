@@ -27,6 +27,13 @@ struct lisa__parameters {
 
 struct lisa_adapter;
 
+/* Where it is set, backward tells of every tensor whose gradient is whole and whose value it needs
+ * no more. */
+struct lisa__gradient_sink {
+    lisa_status (*take)(void *self, uint32_t tensor);
+    void *self;
+};
+
 struct lisa_model {
     uint32_t references;
     lisa_context *context;
@@ -44,6 +51,7 @@ struct lisa_model {
     uint32_t reserved[LISA__PARTS];
     struct lisa_optimizer *optimizer; /* the bound one; opaque here */
     struct lisa_adapter *adapter;     /* the attached one, or NULL */
+    struct lisa__gradient_sink sink;  /* lent by the optimizer, or empty */
     uint64_t version;                 /* counts changes of weights: a forward is stale after one */
 };
 
@@ -74,6 +82,10 @@ struct lisa__tensor *lisa__model_tensor(const lisa_model *model, uint32_t layer,
 
 /* 1 when a group has gradients lent, of the model's own tensors or of its adapter's. */
 int lisa__group_trains(const lisa_model *model, uint32_t group);
+
+/* Tells the sink of the tensors of a role and of its second (a bias, or a like norm), if they have
+ * gradients. */
+lisa_status lisa__gradients_whole(const lisa_model *model, uint32_t layer, uint32_t role);
 
 /* Elements [begin, begin + n) of a tensor as dtype (F32, F64, BF16 or F16), rounded to nearest. */
 lisa_status lisa__tensor_get(lisa_model *model, uint32_t index, uint64_t begin, uint64_t n,

@@ -49,11 +49,14 @@ lisa_status lisa__trunk_backward(const struct lisa__run *run) {
         lowest++;
     /* Group 1 + l is layer l: below the lowest group that trains nobody needs a gradient. */
     for (uint32_t layer = n_layers; layer-- > 0 && layer + 1 >= lowest;) {
-        LISA_TRY(lisa__poll(run->model->context));
+        /* Not between updates. */
+        if (run->model->sink.take == NULL)
+            LISA_TRY(lisa__poll(run->model->context));
         LISA_TRY(lisa__block_backward(run, layer));
     }
     if (lowest != 0)
         return LISA_OK;
     LISA_TRY(embed_backward(run, LISA__EMBED_W));
-    return embed_backward(run, LISA__POSITION_W);
+    LISA_TRY(embed_backward(run, LISA__POSITION_W));
+    return lisa__gradients_whole(run->model, 0, LISA__EMBED_W);
 }

@@ -7,8 +7,20 @@
 #include <math.h>
 #include <string.h>
 
-lisa_status lisa__optimizer_check(const lisa_optimizer_options *o,
-                                  const lisa_model_config *config) {
+static lisa_status check_in_backward(const lisa_optimizer_options *o, int adapted) {
+    const char *without = o->update_in_backward > 1 ? "a value above 1"
+                          : o->max_grad_norm > 0
+                              ? "max_grad_norm, which needs all gradients at once"
+                          : adapted ? "an adapter, whose gradients are small"
+                                    : NULL;
+    if (!o->update_in_backward || without == NULL)
+        return LISA_OK;
+    return lisa__fail(LISA_E_INVAL, "lisa_optimizer_options.update_in_backward: not with %s",
+                      without);
+}
+
+lisa_status lisa__optimizer_check(const lisa_optimizer_options *o, const lisa_model_config *config,
+                                  int adapted) {
     const struct {
         const char *name;
         double value, low, below;
@@ -39,6 +51,7 @@ lisa_status lisa__optimizer_check(const lisa_optimizer_options *o,
         return lisa__fail(LISA_E_INVAL,
                           "lisa_optimizer_options.max_active_layers: %u, the model has %u layers",
                           o->max_active_layers, config->n_layers);
+    LISA_TRY(check_in_backward(o, adapted));
     if (o->state_policy == LISA_STATE_OFFLOAD && o->scratch_dir == NULL)
         return lisa__fail(
             LISA_E_INVAL,
@@ -108,6 +121,8 @@ static lisa_status fill(lisa_optimizer *o) {
     LISA_TRY(alloc_state(o));
     LISA_TRY(reserve_weights(o));
     o->model->optimizer = o;
+    if (o->options.update_in_backward)
+        o->model->sink = (struct lisa__gradient_sink){lisa__optimizer_take, o};
     return first_mask(o);
 }
 
@@ -134,7 +149,7 @@ static void bind(lisa_optimizer *o) {
 
 lisa_status lisa__optimizer_create(lisa_optimizer **out, lisa_model *model,
                                    const lisa_optimizer_options *options) {
-    LISA_TRY(lisa__optimizer_check(options, &model->config));
+    LISA_TRY(lisa__optimizer_check(options, &model->config, model->adapter != NULL));
     if (model->optimizer != NULL)
         return lisa__fail(LISA_E_STATE,
                           "lisa_optimizer_create: the model has an optimizer already");
@@ -183,6 +198,7 @@ void lisa__optimizer_destroy(lisa_optimizer *o) {
     if (model->optimizer == o) {
         unlend(o->trained);
         model->optimizer = NULL;
+        model->sink = (struct lisa__gradient_sink){NULL, NULL};
     }
     lisa__release(context, LISA_MEM_HANDLES, o->slot_taken,
                   o->memory.n_slots * sizeof *o->slot_taken);
@@ -207,6 +223,12 @@ lisa_status lisa__optimizer_void(lisa_optimizer *o) {
     memset(&o->window, 0, sizeof o->window);
     return o->model->be->ops->zero(o->model->be, o->memory.gradients,
                                    o->gradient_elements * o->model->real_size);
+}
+
+lisa_status lisa__optimizer_check_gradients(const lisa_optimizer *o) {
+    return o->options.update_in_backward
+               ? lisa__fail(LISA_E_STATE, "update_in_backward: gradients are not kept")
+               : LISA_OK;
 }
 
 lisa_status lisa__optimizer_count(lisa_optimizer *o, double loss_sum, double weight_sum,

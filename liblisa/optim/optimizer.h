@@ -36,12 +36,14 @@ struct lisa_optimizer {
     uint8_t *wanted;            /* [L + 2], scratch of apply_mask */
     uint64_t gradient_elements; /* of the region, header included, for the mask in force */
     struct lisa__window window;
+    /* update_in_backward: of the backward under way or just done. */
+    double grad_scale, squares;
     uint64_t updates; /* made so far: a stream of rounding each, and for each tensor */
 };
 
-/* LISA_E_INVAL names the option at fault. */
+/* LISA_E_INVAL names the option at fault. adapted: they are of an adapter's optimizer. */
 lisa_status lisa__optimizer_check(const lisa_optimizer_options *options,
-                                  const lisa_model_config *config);
+                                  const lisa_model_config *config, int adapted);
 
 /* LISA_E_STATE unless what is attached to the model now is what the optimizer was made for. */
 lisa_status lisa__optimizer_check_bound(const lisa_optimizer *o);
@@ -63,6 +65,15 @@ struct lisa__state lisa__group_state(const lisa_optimizer *o, uint32_t group);
 
 /* Clears gradients and window. */
 lisa_status lisa__optimizer_void(lisa_optimizer *o);
+
+/* Before a backward over targets of that weight. LISA_E_STATE where the window may not take it. */
+lisa_status lisa__optimizer_begin_backward(lisa_optimizer *o, double weight_sum);
+
+/* Takes gradients in backward, with update_in_backward (see lisa__gradient_sink). */
+lisa_status lisa__optimizer_take(void *self, uint32_t tensor);
+
+/* LISA_E_STATE where update_in_backward keeps no gradients. */
+lisa_status lisa__optimizer_check_gradients(const lisa_optimizer *o);
 
 /* Adds a backward's loss to the window, and the window's weight to the gradient region. */
 lisa_status lisa__optimizer_count(lisa_optimizer *o, double loss_sum, double weight_sum,

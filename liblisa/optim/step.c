@@ -6,20 +6,27 @@
 #include <math.h>
 #include <string.h>
 
-/* Squared norm of the un-normalised gradient of all active groups, in group order. */
+/* Of the un-normalised gradient of a tensor. */
+static lisa_status gradient_squares(const lisa_optimizer *o, uint32_t index, double *out) {
+    lisa_backend *be = o->model->be;
+    const struct lisa__tensor_desc *d = &o->trained->descs[index];
+    const lisa_typed gradient = {o->trained->tensors[index].gradient, be->ops->real_dtype};
+    LISA_TRY(be->ops->sum_squares(be, gradient, d->n_elements, out));
+    if (isfinite(*out))
+        return LISA_OK;
+    return lisa__fail(LISA_E_NONFINITE, "the gradient of tensor \"%s\" has NaN or Inf%s", d->name,
+                      o->options.update_in_backward ? " (update_in_backward: tensors nearer to the "
+                                                      "loss have been updated)"
+                                                    : "");
+}
+
+/* Norm of the un-normalised gradient of all active groups, in group order. */
 static lisa_status gradient_norm(const lisa_optimizer *o, double *out) {
-    const lisa_model *m = o->model;
-    const struct lisa__parameters *trained = o->trained;
     double total = 0;
-    for (uint32_t i = 0; i < trained->n; i++) {
+    for (uint32_t i = 0; i < o->trained->n; i++) {
         double part = 0;
-        if (trained->tensors[i].gradient == NULL)
-            continue;
-        const lisa_typed gradient = {trained->tensors[i].gradient, m->be->ops->real_dtype};
-        LISA_TRY(m->be->ops->sum_squares(m->be, gradient, trained->descs[i].n_elements, &part));
-        if (!isfinite(part))
-            return lisa__fail(LISA_E_NONFINITE, "the gradient of tensor \"%s\" has NaN or Inf",
-                              trained->descs[i].name);
+        if (o->trained->tensors[i].gradient != NULL)
+            LISA_TRY(gradient_squares(o, i, &part));
         total += part;
     }
     *out = sqrt(total);
@@ -78,16 +85,18 @@ static lisa_status update_tensor(const lisa_optimizer *o, uint32_t index, double
     return m->be->ops->adamw(m->be, &op);
 }
 
-static lisa_status update(lisa_optimizer *o, double grad_scale) {
-    lisa_model *m = o->model;
+static lisa_status update_all(lisa_optimizer *o, double grad_scale) {
     for (uint32_t i = 0; i < o->trained->n; i++)
         if (o->trained->tensors[i].gradient != NULL)
             LISA_TRY(update_tensor(o, i, grad_scale));
+    return LISA_OK;
+}
+
+static void count_update(lisa_optimizer *o) {
     for (uint32_t g = 0; g < o->n_layers + 2; g++)
         o->groups[g].steps += o->groups[g].active;
     o->updates++;
-    m->version++;
-    return LISA_OK;
+    o->model->version++;
 }
 
 static void fill_stats(const lisa_optimizer *o, double weight_sum, lisa_step_stats *stats) {
@@ -106,18 +115,22 @@ static double in_real(const lisa_optimizer *o, double x) {
     return o->model->be->ops->real_dtype == LISA_DTYPE_F64 ? x : (float)x;
 }
 
+static lisa_status check_weight(const lisa_optimizer *o, double weight) {
+    if (isfinite(weight) && weight >= 0 && (weight == 0 || isfinite(in_real(o, 1 / weight))))
+        return LISA_OK;
+    return lisa__fail(LISA_E_NONFINITE,
+                      "the window's sum of target weights is %g, expected 0 or a number that "
+                      "gradients can be divided by",
+                      weight);
+}
+
 /* The window's sum of target weights: this process's, or what a host's all-reduce made of it. */
 static lisa_status window_weight(const lisa_optimizer *o, double *out) {
     const lisa_model *m = o->model;
     double real;
     LISA_TRY(m->be->ops->download(m->be, &real, o->memory.gradients, m->real_size));
     *out = lisa__load(&real, m->be->ops->real_dtype, 0);
-    if (!isfinite(*out) || *out < 0 || (*out > 0 && !isfinite(in_real(o, 1 / *out))))
-        return lisa__fail(LISA_E_NONFINITE,
-                          "the window's sum of target weights is %g, expected 0 or a number that "
-                          "gradients can be divided by",
-                          *out);
-    return LISA_OK;
+    return check_weight(o, *out);
 }
 
 /* Squares of finite gradients may not be finite: v would be Inf, and the weight stand still. */
@@ -128,8 +141,52 @@ static lisa_status check_squares(const lisa_optimizer *o, double norm) {
                       "the gradient's norm is %g, whose square is not finite as a moment", norm);
 }
 
+lisa_status lisa__optimizer_begin_backward(lisa_optimizer *o, double weight_sum) {
+    if (!o->options.update_in_backward)
+        return LISA_OK;
+    if (o->window.n_backward != 0)
+        return lisa__fail(LISA_E_STATE, "lisa_backward: update_in_backward takes one for each "
+                                        "lisa_optimizer_step");
+    LISA_TRY(check_weight(o, weight_sum));
+    o->grad_scale = weight_sum > 0 ? 1 / weight_sum : 0;
+    o->squares = 0;
+    return LISA_OK;
+}
+
+lisa_status lisa__optimizer_take(void *self, uint32_t tensor) {
+    lisa_optimizer *o = self;
+    lisa_backend *be = o->model->be;
+    double squares = 0;
+    if (o->grad_scale == 0)
+        return LISA_OK;
+    LISA_TRY(gradient_squares(o, tensor, &squares));
+    LISA_TRY(check_squares(o, sqrt(squares) * o->grad_scale));
+    LISA_TRY(update_tensor(o, tensor, o->grad_scale));
+    o->squares += squares;
+    o->model->version++;
+    return be->ops->zero(be, o->trained->tensors[tensor].gradient,
+                         o->trained->descs[tensor].n_elements * o->model->real_size);
+}
+
+/* Unless backward has updated already. */
+static lisa_status update(lisa_optimizer *o, double weight_sum, double *norm) {
+    if (o->options.update_in_backward) {
+        *norm = sqrt(o->squares) / weight_sum;
+        return LISA_OK;
+    }
+    LISA_TRY(gradient_norm(o, norm));
+    *norm /= weight_sum;
+    double scale = 1 / weight_sum;
+    const double most = o->options.max_grad_norm;
+    /* torch.nn.utils.clip_grad_norm_ */
+    if (most > 0 && most / (*norm + 1e-6) < 1)
+        scale *= most / (*norm + 1e-6);
+    LISA_TRY(check_squares(o, *norm * weight_sum * scale));
+    return update_all(o, scale);
+}
+
 static lisa_status step(lisa_optimizer *o, lisa_step_stats *stats) {
-    double weight_sum = 0, norm = 0;
+    double weight_sum = 0;
     LISA_TRY(window_weight(o, &weight_sum));
     fill_stats(o, weight_sum, stats);
     if (weight_sum == 0) {
@@ -137,15 +194,8 @@ static lisa_status step(lisa_optimizer *o, lisa_step_stats *stats) {
                   "no label of the window is scored: nothing is updated, no step is counted");
         return LISA_OK;
     }
-    LISA_TRY(gradient_norm(o, &norm));
-    stats->grad_norm = norm / weight_sum;
-    double scale = 1 / weight_sum;
-    const double most = o->options.max_grad_norm;
-    /* torch.nn.utils.clip_grad_norm_ */
-    if (most > 0 && most / (stats->grad_norm + 1e-6) < 1)
-        scale *= most / (stats->grad_norm + 1e-6);
-    LISA_TRY(check_squares(o, norm * scale));
-    LISA_TRY(update(o, scale));
+    LISA_TRY(update(o, weight_sum, &stats->grad_norm));
+    count_update(o);
     stats->updated = 1;
     return LISA_OK;
 }
@@ -155,7 +205,9 @@ lisa_status lisa__optimizer_step(lisa_optimizer *o, lisa_step_stats *stats) {
         return lisa__fail(LISA_E_STATE, "lisa_optimizer_step: no lisa_backward since the last one");
     memset(stats, 0, sizeof *stats);
     stats->struct_size = sizeof *stats;
-    LISA_TRY(lisa__poll(o->model->context));
+    /* The update has been made already where backward makes it. */
+    if (!o->options.update_in_backward)
+        LISA_TRY(lisa__poll(o->model->context));
     const lisa_status status = step(o, stats);
     const lisa_status cleared = lisa__optimizer_void(o);
     return status != LISA_OK ? status : cleared;

@@ -152,10 +152,12 @@ lisa_status lisa__optimizer_lend(lisa_optimizer *o) {
         t->gradient = NULL;
         if (!o->groups[d->group].active)
             continue;
-        t->gradient = at(o->memory.gradients, element * o->model->real_size);
+        const uint64_t lent =
+            o->options.update_in_backward ? lisa__shared_gradient_place(&o->shape, i) : element;
+        t->gradient = at(o->memory.gradients, lent * o->model->real_size);
         element += (d->n_elements + 15) / 16 * 16;
     }
-    o->gradient_elements = element;
+    o->gradient_elements = o->options.update_in_backward ? o->memory.gradient_elements : element;
     return lisa__optimizer_void(o);
 }
 

@@ -26,6 +26,8 @@ struct lisa__state_shape lisa__state_shape_of(const struct lisa__tensor_desc *de
         .policy = options->state_policy,
         .train_embedding = options->train_embedding,
         .train_head = options->train_head,
+        .in_backward = options->update_in_backward,
+        .tied_head = config->tied_head,
         .real_size = real_size,
     };
     for (uint32_t p = 0; p < LISA__PARTS; p++)
@@ -100,6 +102,55 @@ static struct lisa__state take_state(struct lisa__layout *layout, const struct l
     return out;
 }
 
+/* A tensor of a block that backward finishes together with the one before it: roles come in pairs.
+ */
+static int is_second(const struct lisa__state_shape *s, uint32_t index) {
+    const struct lisa__tensor_desc *t = &s->tensors[index];
+    return t->role % 2 == 1 && index > 0 && t[-1].group == t->group && t[-1].role == t->role - 1;
+}
+
+/* What the gradients of a tied embedding, which live from the head to the end, take. */
+static uint64_t lasting_elements(const struct lisa__state_shape *s) {
+    return s->tied_head && s->train_embedding ? group_extent(s, 0).elements : 0;
+}
+
+uint64_t lisa__shared_gradient_place(const struct lisa__state_shape *s, uint32_t index) {
+    const uint32_t part = lisa__part_of(s, s->tensors[index].group);
+    uint64_t place = LISA__GRADIENT_HEADER;
+    if (part != LISA__PART_EMBEDDING)
+        place += lasting_elements(s);
+    if (part != LISA__PART_LAYERS)
+        return place + lisa__tensor_place(s, index).elements;
+    return is_second(s, index) ? place + round_up(s->tensors[index - 1].n_elements, 16) : place;
+}
+
+static uint64_t larger(uint64_t a, uint64_t b) {
+    return a > b ? a : b;
+}
+
+/* The most that one pair of a layer's tensors takes. */
+static uint64_t pair_elements(const struct lisa__state_shape *s) {
+    uint64_t most = 0;
+    for (uint32_t i = 0; i < s->n_tensors && s->max_active != 0; i++) {
+        uint64_t pair = round_up(s->tensors[i].n_elements, 16);
+        if (lisa__part_of(s, s->tensors[i].group) != LISA__PART_LAYERS)
+            continue;
+        if (is_second(s, i))
+            pair += round_up(s->tensors[i - 1].n_elements, 16);
+        most = larger(most, pair);
+    }
+    return most;
+}
+
+static uint64_t gradient_elements(const struct lisa__state_shape *s,
+                                  const struct lisa__state_memory *memory) {
+    const uint64_t embedding = memory->embedding.elements, head = memory->head.elements;
+    if (!s->in_backward)
+        return embedding + head + s->max_active * memory->layer.elements;
+    const uint64_t in_turn = larger(head, pair_elements(s)), lasting = lasting_elements(s);
+    return lasting != 0 ? lasting + in_turn : larger(embedding, in_turn);
+}
+
 void lisa__state_layout(struct lisa__layout *layout, struct lisa__state_memory *out,
                         const struct lisa__state_shape *s) {
     memset(out, 0, sizeof *out);
@@ -111,10 +162,8 @@ void lisa__state_layout(struct lisa__layout *layout, struct lisa__state_memory *
         out->embedding = group_extent(s, 0);
     if (s->train_head)
         out->head = group_extent(s, s->n_layers + 1);
-    out->gradients = lisa__take(layout, LISA_MEM_GRADIENTS,
-                                LISA__GRADIENT_HEADER + out->embedding.elements +
-                                    out->head.elements + s->max_active * out->layer.elements,
-                                s->real_size);
+    out->gradient_elements = LISA__GRADIENT_HEADER + gradient_elements(s, out);
+    out->gradients = lisa__take(layout, LISA_MEM_GRADIENTS, out->gradient_elements, s->real_size);
     out->slots = take_state(layout, &out->layer, n_slots);
     out->embedding_state = take_state(layout, &out->embedding, 1);
     out->head_state = take_state(layout, &out->head, 1);

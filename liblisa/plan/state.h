@@ -36,12 +36,15 @@ struct lisa__state_shape {
     uint32_t policy;     /* LISA_STATE_* */
     uint32_t train_embedding, train_head;
     uint32_t moments[LISA__PARTS]; /* LISA_MOMENTS_*, never 0 */
+    uint32_t in_backward;          /* update_in_backward */
+    uint32_t tied_head;
     size_t real_size;
 };
 
 struct lisa__state_memory {
     struct lisa__extent embedding, layer, head;
     uint32_t n_slots;
+    uint64_t gradient_elements; /* the most, header included */
     void *gradients;
     struct lisa__state slots; /* n_slots after each other */
     struct lisa__state embedding_state, head_state;
@@ -61,6 +64,10 @@ uint32_t lisa__part_of(const struct lisa__state_shape *shape, uint32_t group);
 
 /* Where the state of tensor `index` begins within its group's. */
 struct lisa__extent lisa__tensor_place(const struct lisa__state_shape *shape, uint32_t index);
+
+/* With update_in_backward: where the gradient of tensor `index` begins in the region, in elements.
+ * Tensors whose gradients never exist at the same time share a place. */
+uint64_t lisa__shared_gradient_place(const struct lisa__state_shape *shape, uint32_t index);
 
 /* Bytes of the 8-bit codes of n elements; their scales follow. */
 uint64_t lisa__code_bytes(uint64_t n);

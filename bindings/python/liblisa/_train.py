@@ -159,6 +159,7 @@ def optimizer_options(
     lr_factor_embedding: Optional[float] = None,
     lr_factor_layers: Optional[float] = None,
     lr_factor_head: Optional[float] = None,
+    update_in_backward: Optional[bool] = None,
 ) -> _ffi.lisa_optimizer_options:
     """The C options of Optimizer's keywords."""
     values = {
@@ -181,6 +182,7 @@ def optimizer_options(
         "lr_factor_embedding": lr_factor_embedding,
         "lr_factor_layers": lr_factor_layers,
         "lr_factor_head": lr_factor_head,
+        "update_in_backward": update_in_backward,
     }
     return make(_ffi.lisa_optimizer_options, _ffi.lisa_optimizer_options_init, values)
 
@@ -211,6 +213,7 @@ class Optimizer(Handle):
         lr_factor_embedding: Optional[float] = None,
         lr_factor_layers: Optional[float] = None,
         lr_factor_head: Optional[float] = None,
+        update_in_backward: Optional[bool] = None,
     ) -> None:
         """Reserves slots and gradients, and binds to the model: one optimizer at a time.
 
@@ -246,6 +249,7 @@ class Optimizer(Handle):
             lr_factor_embedding=lr_factor_embedding,
             lr_factor_layers=lr_factor_layers,
             lr_factor_head=lr_factor_head,
+            update_in_backward=update_in_backward,
         )
         pointer = self._host.create(
             _ffi.lisa_optimizer,
