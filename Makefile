@@ -254,7 +254,7 @@ check check-slow:
 	@.ci/packages
 	@+$(MAKE) --no-print-directory $(parallel) $@-now
 
-check-now: $(fast_tests) all
+check-now: $(fast_tests) $(B)/tests/bench/seven_b all
 	@$(run_tests) $(fast_tests) $(fast_scripts) $(has_python_tests)
 
 check-slow-now: $(slow_tests) all
