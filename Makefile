@@ -282,8 +282,11 @@ valgrind_command := valgrind -q --error-exitcode=99 --leak-check=full \
 valgrind: $(valgrind_tests)
 	@CK_TIMEOUT_MULTIPLIER=60 WRAPPER='$(valgrind_command)' $(run_tests) $(valgrind_tests)
 
+# BENCH=quick takes minutes; LISA_BENCH_TORCH, LISA_BENCH_TORCH_NEW and LISA_BENCH_7B are said in
+# docs/performance.md, BENCH_FLAGS in tests/bench/bench.py.
 bench: $(bench_programs) all
-	@for program in $(bench_programs); do echo "$$program"; $$program || exit 1; done
+	@BUILD='$(abspath $(B))' PYTHONDONTWRITEBYTECODE=1 $(PYTHON) tests/bench/bench.py \
+	    $(if $(filter quick,$(BENCH)),--quick) $(BENCH_FLAGS)
 
 # ---- style ------------------------------------------------------------------------------------
 
