@@ -282,6 +282,14 @@ valgrind_command := valgrind -q --error-exitcode=99 --leak-check=full \
 valgrind: $(valgrind_tests)
 	@CK_TIMEOUT_MULTIPLIER=60 WRAPPER='$(valgrind_command)' $(run_tests) $(valgrind_tests)
 
+# Another processor: cross-built, under qemu-user.
+.PHONY: check-aarch64 check-aarch64-now
+check-aarch64:
+	@MAKE='$(MAKE)' JOBS='$(JOBS)' tests/support/check_aarch64.sh
+
+check-aarch64-now: $(fast_tests) $(shared)
+	@$(run_tests) $(fast_tests)
+
 # BENCH=quick takes minutes; LISA_BENCH_TORCH, LISA_BENCH_TORCH_NEW and LISA_BENCH_7B are said in
 # docs/performance.md, BENCH_FLAGS in tests/bench/bench.py.
 bench: $(bench_programs) all
@@ -358,6 +366,7 @@ help:
 	@echo 'check check-slow              run the fast tests, the slow tests'
 	@echo 'demo                          fine-tune a real model with LISA; sets up what it needs'
 	@echo 'asan ubsan tsan valgrind      the compiled fast tests under a checker'
+	@echo 'check-aarch64                 the compiled fast tests, cross-built, under qemu-user'
 	@echo 'lint format bench             style and limits, clang-format, benchmarks'
 	@echo 'install uninstall installcheck   PREFIX=$(PREFIX) LIBDIR INCLUDEDIR DESTDIR'
 	@echo 'abi-update clean help'

@@ -108,8 +108,10 @@ static double ulps(const struct run *r, double got, double expected, double magn
 static double largest_gradient(const struct run *r, size_t i) {
     const float *gradients = fixture_f32(r->expected, "gradients", NULL);
     double largest = 0;
-    for (size_t step = 0; step < r->n_steps; step++)
-        largest = fmax(largest, fabs(gradients[step * r->n + i]));
+    for (size_t step = 0; step < r->n_steps; step++) {
+        const double size = fabs(gradients[step * r->n + i]);
+        largest = size > largest ? size : largest;
+    }
     return largest;
 }
 

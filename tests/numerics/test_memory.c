@@ -446,6 +446,9 @@ static Suite *make_suite(void) {
     Suite *suite = suite_create("memory");
     TCase *tcase = tcase_create("plan");
     tcase_set_timeout(tcase, 60);
+    TCase *native = tcase_create("resident");
+    tcase_set_tags(native, "native"); /* not under an emulator */
+    tcase_set_timeout(native, 60);
     tcase_add_loop_test(tcase, test_held_is_planned, 0, N_MOMENTS * N_RUNS);
     tcase_add_loop_test(tcase, test_held_is_planned_in_every_family, 0, 2 * N_FAMILIES);
     tcase_add_loop_test(tcase, test_a_page_less_fails, 0, N_MOMENTS * N_RUNS);
@@ -454,10 +457,11 @@ static Suite *make_suite(void) {
     tcase_add_loop_test(tcase, test_a_failed_optimizer_holds_nothing, 1, N_BASE_RUNS);
     tcase_add_loop_test(tcase, test_destroying_gives_everything_back, 0, N_RUNS);
 #if !LISA_TEST_SANITIZED
-    tcase_add_loop_test(tcase, test_resident_is_planned, 0, 3);
-    tcase_add_loop_test(tcase, test_resident_is_planned, N_BASE_RUNS, N_RUNS - 1);
+    tcase_add_loop_test(native, test_resident_is_planned, 0, 3);
+    tcase_add_loop_test(native, test_resident_is_planned, N_BASE_RUNS, N_RUNS - 1);
 #endif
     suite_add_tcase(suite, tcase);
+    suite_add_tcase(suite, native);
     return suite;
 }
 

@@ -336,14 +336,18 @@ static Suite *blas_suite(void) {
     Suite *suite = suite_create("private blas");
     TCase *tcase = tcase_create("private blas");
     tcase_set_timeout(tcase, 120);
+    TCase *native = tcase_create("environment");
+    tcase_set_tags(native, "native"); /* not under an emulator */
+    tcase_set_timeout(native, 120);
     tcase_add_test(tcase, test_products_in_a_guarded_buffer);
     tcase_add_test(tcase, test_many_threads_at_a_time);
     tcase_add_test(tcase, test_halves_give_the_bits_of_floats);
     tcase_add_test(tcase, test_hosts_own_blas_is_left_alone);
     /* With BLAS=system, which needs no buffer of ours, the environment speaks to the system's. */
     if (lisa__blas_buffer_bytes() > PAGE)
-        tcase_add_test(tcase, test_environment_is_the_hosts);
+        tcase_add_test(native, test_environment_is_the_hosts);
     suite_add_tcase(suite, tcase);
+    suite_add_tcase(suite, native);
     return suite;
 }
 

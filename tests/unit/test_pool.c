@@ -228,16 +228,20 @@ static Suite *pool_suite(void) {
     Suite *suite = suite_create("pool");
     TCase *tcase = tcase_create("pool");
     tcase_set_timeout(tcase, 60);
+    TCase *native = tcase_create("limits");
+    tcase_set_tags(native, "native"); /* not under an emulator */
+    tcase_set_timeout(native, 60);
     tcase_add_test(tcase, test_every_task_once);
     tcase_add_test(tcase, test_many_runs_parked_and_spinning);
     tcase_add_test(tcase, test_threads_run_together);
     tcase_add_test(tcase, test_signals_are_the_hosts);
     tcase_add_test(tcase, test_no_memory);
 #ifndef SANITIZED
-    tcase_add_test(tcase, test_no_threads);
+    tcase_add_test(native, test_no_threads);
 #endif
     tcase_add_test(tcase, test_forked_child_goes_on_alone);
     suite_add_tcase(suite, tcase);
+    suite_add_tcase(suite, native);
     return suite;
 }
 
