@@ -400,7 +400,7 @@ def growing(bench):
         [PROGRAMS / "workload", *words(settings)]), 1)
     (OUT / "growth.json").write_text(json.dumps(points))
     (OUT / "growth.svg").write_text(growth.plot(points))
-    bench.growth = growth.table(points)
+    bench.growth = growth.table(points) + "\n\n![against tokens](growth.svg)"
     return bench.add("growth of memory with tokens, memory mode", "no more than the layer inputs",
                      growth.verdict(points))
 
@@ -461,6 +461,8 @@ def main():
     (OUT / "bench.json").write_text(json.dumps(bench.results, indent=1))
     if arguments.write:
         arguments.write.write_text(written(arguments.write.read_text(), text))
+        if bench.growth:
+            (arguments.write.parent / "growth.svg").write_text((OUT / "growth.svg").read_text())
     print("\nwritten to build/bench/bench.md", file=sys.stderr)
 
 

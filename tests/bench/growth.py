@@ -62,14 +62,14 @@ def table(points):
 
 
 def verdict(points):
-    """Bytes a token that are saved for backward, against a float for each layer's input."""
+    """Bytes a token that are saved for backward, against the inputs of layers and head as floats."""
     ours = [p for p in points if p["what"] == "tokens" and p["threads"] == 2]
     first, last = ours[0], ours[-1]
     tokens = last["tokens"] - first["tokens"]
-    inputs = 4 * last["layers"] * last["width"]
+    inputs = 4 * (last["layers"] + 1) * last["width"]
     saved = (last["activations"] - first["activations"]) / tokens
     peak = (last["peak"] - first["peak"]) / tokens
-    return (f"saved {saved:.0f} bytes a token, layer inputs {inputs}: {saved / inputs:.2f}x; "
+    return (f"saved {saved:.0f} bytes a token, inputs of layers and head {inputs}: {saved / inputs:.2f}x; "
             f"peak RSS grows by {peak:.0f} bytes a token")
 
 

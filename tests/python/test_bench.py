@@ -92,7 +92,7 @@ class Growth(unittest.TestCase):
         point = {"what": "tokens", "threads": 2, "layers": 3, "width": 4, "rate": 9.0}
         points = [{**point, "tokens": t, "value": t, "activations": 100 + 96 * t, "peak": 5 * t,
                    "plan": 0} for t in growth.TOKENS]
-        self.assertIn("2.00x", growth.verdict(points))
+        self.assertIn("1.50x", growth.verdict(points))
         self.assertEqual(growth.plot(points).count("<polyline"), 4)
 
 
