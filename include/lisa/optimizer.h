@@ -57,6 +57,7 @@ typedef struct lisa_optimizer_options {
      * Weights come out bit for bit as without it. A gradient that is not finite may be found after
      * other tensors were updated, which the text says. No interrupt is polled between updates. */
     uint32_t update_in_backward;
+    uint32_t reserved; /* 0 */
 } lisa_optimizer_options;
 
 LISA_API lisa_status lisa_optimizer_options_init(lisa_optimizer_options *options,

@@ -41,6 +41,7 @@ lisa_status lisa__optimizer_check(const lisa_optimizer_options *o, const lisa_mo
         {"lr_factor_embedding", o->lr_factor_embedding, 0, INFINITY},
         {"lr_factor_layers", o->lr_factor_layers, 0, INFINITY},
         {"lr_factor_head", o->lr_factor_head, 0, INFINITY},
+        {"reserved", o->reserved, 0, 1},
     };
     for (size_t i = 0; i < sizeof ranges / sizeof *ranges; i++)
         if (!(ranges[i].value >= ranges[i].low && ranges[i].value < ranges[i].below))

@@ -3,9 +3,9 @@
  *
  *   config=DIR | model=DIR   random weights of DIR/config.json, or the weights in DIR
  *   dtype=f32|bf16           of random weights              save=DIR  write them there and end
- *   method=lisa|full|lora    batch=B tokens=T gamma=N rank=R masked=K (first K labels of a
- * sequence) activations=store|recompute  moments=f32|bf16|8bit  in_backward=0|1  embedding_rows=N
- *   embedding=0|1 head=0|1   threads=N scratch=DIR
+ *   method=lisa|full|lora    batch=B tokens=T gamma=N rank=R
+ *   masked=K (first K labels of a sequence)   activations=store|recompute
+ *   moments=f32|bf16|8bit    in_backward=0|1  embedding=0|1 head=0|1   threads=N scratch=DIR
  *
  * Each line of input is a word: "step" (one step), "swap" (the mask moves on), "visit" (every layer
  * is active once), "report" (memory). Each is answered by one line of JSON. */
