@@ -16,6 +16,7 @@
 #include <time.h>
 
 enum { MAX_PRODUCTS = 128, REPEATS = 5 };
+#define BUFFER ((size_t)128 << 20)
 
 struct product {
     double count;
@@ -27,6 +28,7 @@ static lisa_backend *be;
 static uint32_t n_threads;
 static struct product products[MAX_PRODUCTS];
 static uint32_t n_products;
+static char *buffers;      /* [n_threads] of BUFFER, what OpenBLAS would map for any product */
 static float *operands[3]; /* A, B and C of the largest product of each */
 
 static double now(void) {
@@ -59,20 +61,12 @@ static uint32_t pieces_of(uint32_t n, uint32_t most) {
     return (uint32_t)lisa__ceil_div(n, most);
 }
 
-static uint32_t rounded(uint32_t n, uint32_t pieces) {
-    return pieces_of(pieces_of(n, pieces), 16) * 16;
-}
-
-/* The largest pieces that one call takes, as many of equal size for every thread. */
+/* One slice for every thread, of the longer side: what a BLAS with threads of its own would do. */
 static void cut(struct product *p) {
-    uint32_t rows = pieces_of(p->m, LISA_BLAS_MAX_M), columns = pieces_of(p->n, LISA_BLAS_MAX_N);
-    while (rows * columns % n_threads != 0)
-        if (p->m / rows > p->n / columns)
-            rows++;
-        else
-            columns++;
-    p->tile_m = rounded(p->m, rows);
-    p->tile_n = rounded(p->n, columns);
+    const uint32_t longer = p->m > p->n ? p->m : p->n;
+    const uint32_t slice = pieces_of(pieces_of(longer, n_threads), 16) * 16;
+    p->tile_m = p->m > p->n ? slice : p->m;
+    p->tile_n = p->m > p->n ? p->n : slice;
     p->n_rows = pieces_of(p->m, p->tile_m);
 }
 
@@ -80,21 +74,20 @@ static void tile_task(void *arg, uint32_t i, uint32_t thread) {
     const struct product *p = arg;
     const uint32_t i0 = i % p->n_rows * p->tile_m, j0 = i / p->n_rows * p->tile_n;
     const size_t lda = p->trans_a ? p->m : p->k, ldb = p->trans_b ? p->k : p->n;
-    lisa__sgemm(lisa__cpu_blas_buffer(lisa__cpu_of(be), thread),
-                &(struct lisa__sgemm){
-                    .m = (uint32_t)lisa__min(p->tile_m, p->m - i0),
-                    .n = (uint32_t)lisa__min(p->tile_n, p->n - j0),
-                    .k = p->k,
-                    .trans_a = p->trans_a,
-                    .trans_b = p->trans_b,
-                    .alpha = 1,
-                    .a = operands[0] + (p->trans_a ? i0 : i0 * lda),
-                    .lda = lda,
-                    .b = operands[1] + (p->trans_b ? j0 * ldb : j0),
-                    .ldb = ldb,
-                    .c = operands[2] + (size_t)i0 * p->n + j0,
-                    .ldc = p->n,
-                });
+    lisa__sgemm(buffers + thread * BUFFER, &(struct lisa__sgemm){
+                                               .m = (uint32_t)lisa__min(p->tile_m, p->m - i0),
+                                               .n = (uint32_t)lisa__min(p->tile_n, p->n - j0),
+                                               .k = p->k,
+                                               .trans_a = p->trans_a,
+                                               .trans_b = p->trans_b,
+                                               .alpha = 1,
+                                               .a = operands[0] + (p->trans_a ? i0 : i0 * lda),
+                                               .lda = lda,
+                                               .b = operands[1] + (p->trans_b ? j0 * ldb : j0),
+                                               .ldb = ldb,
+                                               .c = operands[2] + (size_t)i0 * p->n + j0,
+                                               .ldc = p->n,
+                                           });
 }
 
 static double multiply(struct product *p) {
@@ -247,10 +240,14 @@ int main(int argc, char **argv) {
         return fprintf(stderr, "%s\n", lisa_error_last()), 1;
     be = context->be;
     n_threads = lisa_context_n_threads(context);
+    buffers = aligned_alloc(4096, n_threads * BUFFER);
+    if (buffers == NULL)
+        return fprintf(stderr, "no memory for the BLAS\n"), 1;
     while (scanf("%31s", word) == 1)
         obey(word);
     for (int k = 0; k < 3; k++)
         free(operands[k]);
+    free(buffers);
     lisa_context_destroy(context);
     return 0;
 }
