@@ -7,7 +7,7 @@
 
 /* The largest product that lisa__sgemm takes; k is not limited. */
 #define LISA_BLAS_MAX_M 512
-#define LISA_BLAS_MAX_N 512
+#define LISA_BLAS_MAX_N 640
 
 /* Row-major C[m,n] = beta C + alpha op(A)[m,k] op(B)[k,n]. */
 struct lisa__sgemm {

@@ -7,53 +7,78 @@
  * row by row, rather than packing them for sgemm: generation is one row. */
 #define FEW_ROWS 4
 
-/* Larger products are cut to WANTED_TILES at least, for machines of many processors, if the tiles
- * are then still worth a task (TILE_FLOPS) and not mostly packing of their rows of A and columns of
- * B (TILE_AREA). 16 tiles cost 5 to 10 % against one product for each of two threads. */
-#define WANTED_TILES 16.0
-#define TILE_FLOPS 6.0e7
-#define TILE_AREA 2.0e4
+/* Larger products are cut into an even number of tiles, each one call on one thread. Every tile
+ * packs its rows of A and its columns of B anew, and widens the latter, so few tiles are fast and
+ * many keep many processors busy: 4 tiles for each thread of two cost 5 to 10 % against one. A tile
+ * should therefore be worth TILE_FLOPS and have TILE_AREA elements of C; but from PAIR_FLOPS on,
+ * which are some 20 us, a product has two: of the skinny products of an adapter no more can be
+ * asked. */
+#define MOST_TILES 16.0
+#define TILE_FLOPS 2.3e8
+#define TILE_AREA 1.5e5
+#define PAIR_FLOPS 2.0e6
+
+/* To pack an element of A takes that of B times so much; the former lies in shorter rows. */
+#define COST_OF_A 1.5
+
+/* Tiles begin at multiples of so many rows and columns. */
+#define UNIT 16
 
 struct product {
     const struct lisa__cpu *cpu;
     const lisa_gemm *op;
-    uint32_t tile_m, tile_n, n_rows; /* of tiles, n_rows of them below each other */
+    uint32_t n_rows, n_columns; /* of tiles */
 };
-
-static uint32_t round_up(uint32_t x, uint32_t unit) {
-    return (x + unit - 1) / unit * unit;
-}
 
 static uint32_t ceil_div(uint32_t a, uint32_t b) {
     return (uint32_t)lisa__ceil_div(a, b);
 }
 
+/* Where part i of n begins, of parts of [0, length) that differ by a unit at most. */
+static uint32_t part_begin(uint32_t length, uint32_t i, uint32_t n) {
+    const uint64_t units = ceil_div(length, UNIT);
+    return (uint32_t)lisa__min(length, units * i / n * UNIT);
+}
+
+static uint32_t longest_part(uint32_t length, uint32_t n) {
+    return ceil_div(ceil_div(length, UNIT), n) * UNIT;
+}
+
+/* 1, or an even number. */
 static uint32_t wanted_tiles(const lisa_gemm *op) {
-    const double area = (double)op->m * op->n;
-    return 1 + (uint32_t)fmin(WANTED_TILES - 1.0,
-                              fmin(2.0 * area * op->k / TILE_FLOPS, area / TILE_AREA));
+    const double area = (double)op->m * op->n, flops = 2.0 * area * op->k;
+    if (flops < PAIR_FLOPS)
+        return 1;
+    const double tiles = fmin(MOST_TILES, fmin(flops / TILE_FLOPS, area / TILE_AREA));
+    return 2 * (uint32_t)fmax(1.0, ceil(tiles / 2));
+}
+
+/* The least number of parts, `least` or more, of which `rows` rows make an even number of tiles. */
+static uint32_t columns_for(uint32_t rows, uint32_t wanted, uint32_t least) {
+    const uint32_t columns = (uint32_t)fmax(least, ceil_div(wanted, rows));
+    return columns + (wanted > 1 && rows * columns % 2 != 0);
 }
 
 /* The tiles that pack the least, of those that are enough in number. They depend on m, n and k
- * alone. Returns their number. */
-static uint32_t choose_tiles(struct product *p) {
+ * alone. */
+static void choose_tiles(struct product *p) {
     const lisa_gemm *op = p->op;
     const uint32_t wanted = wanted_tiles(op);
+    const uint32_t row_units = ceil_div(op->m, UNIT), column_units = ceil_div(op->n, UNIT);
     const uint32_t least_rows = ceil_div(op->m, LISA_BLAS_MAX_M);
     const uint32_t least_columns = ceil_div(op->n, LISA_BLAS_MAX_N);
     double least = INFINITY;
-    for (uint32_t rows = least_rows; rows <= least_rows + wanted; rows++) {
-        uint32_t columns = ceil_div(wanted, rows);
-        columns = columns > least_columns ? columns : least_columns;
-        double packed = (double)columns * op->m + (double)rows * op->n;
-        if (packed < least) {
+    p->n_rows = least_rows;
+    p->n_columns = least_columns;
+    for (uint32_t rows = least_rows; rows <= least_rows + wanted && rows <= row_units; rows++) {
+        uint32_t columns = columns_for(rows, wanted, least_columns);
+        double packed = COST_OF_A * columns * op->m + (double)rows * op->n;
+        if (columns <= column_units && packed < least) {
             least = packed;
-            p->tile_m = round_up(ceil_div(op->m, rows), 16);
-            p->tile_n = round_up(ceil_div(op->n, columns), 16);
+            p->n_rows = rows;
+            p->n_columns = columns;
         }
     }
-    p->n_rows = ceil_div(op->m, p->tile_m);
-    return p->n_rows * ceil_div(op->n, p->tile_n);
 }
 
 /* Points part's B at block [k0, k0 + part->k) x [j0, j0 + part->n), as floats. */
@@ -80,13 +105,12 @@ static void sum_blocks(const struct product *p, struct lisa__sgemm *part, uint32
                        uint32_t thread) {
     const lisa_gemm *op = p->op;
     const float *a = op->a;
-    /* Blocks begin at multiples of 16, so one may be longer than the mean by as much. */
-    const uint32_t most = (uint32_t)(LISA_CPU_SCRATCH / p->tile_n) - 16;
+    /* Blocks begin at multiples of a unit, so one may be longer than the mean by as much. */
+    const uint32_t most = (uint32_t)(LISA_CPU_SCRATCH / longest_part(op->n, p->n_columns)) - UNIT;
     const uint32_t n_blocks = op->k > 0 ? ceil_div(op->k, most) : 1;
     for (uint32_t l = 0; l < n_blocks; l++) {
-        uint32_t k0 = (uint32_t)((uint64_t)op->k * l / n_blocks / 16 * 16);
-        uint32_t k1 = (uint32_t)((uint64_t)op->k * (l + 1) / n_blocks / 16 * 16);
-        part->k = (l + 1 < n_blocks ? k1 : op->k) - k0;
+        const uint32_t k0 = part_begin(op->k, l, n_blocks);
+        part->k = part_begin(op->k, l + 1, n_blocks) - k0;
         part->beta = l == 0 ? (float)op->beta : 1.0f;
         part->a = a + (op->trans_a ? k0 * op->lda + i0 : i0 * op->lda + k0);
         take_b(p, part, j0, k0, lisa__cpu_scratch(p->cpu, thread));
@@ -98,10 +122,12 @@ static void sum_blocks(const struct product *p, struct lisa__sgemm *part, uint32
 static void tile_task(void *arg, uint32_t i, uint32_t thread) {
     const struct product *p = arg;
     const lisa_gemm *op = p->op;
-    uint32_t i0 = i % p->n_rows * p->tile_m, j0 = i / p->n_rows * p->tile_n;
+    const uint32_t row = i % p->n_rows, column = i / p->n_rows;
+    const uint32_t i0 = part_begin(op->m, row, p->n_rows);
+    const uint32_t j0 = part_begin(op->n, column, p->n_columns);
     struct lisa__sgemm part = {
-        .m = (uint32_t)lisa__min(p->tile_m, op->m - i0),
-        .n = (uint32_t)lisa__min(p->tile_n, op->n - j0),
+        .m = part_begin(op->m, row + 1, p->n_rows) - i0,
+        .n = part_begin(op->n, column + 1, p->n_columns) - j0,
         .trans_a = op->trans_a,
         .trans_b = op->trans_b,
         .alpha = (float)op->alpha,
@@ -144,7 +170,7 @@ lisa_status lisa__cpu_gemm(lisa_backend *be, const lisa_gemm *op) {
         return LISA_OK;
     }
     struct product p = {.cpu = cpu, .op = op};
-    uint32_t n_tiles = choose_tiles(&p);
-    be->host->parallel(be->host->self, n_tiles, tile_task, &p);
+    choose_tiles(&p);
+    be->host->parallel(be->host->self, p.n_rows * p.n_columns, tile_task, &p);
     return LISA_OK;
 }

@@ -11,7 +11,7 @@
 
 /* Scratch of a thread, in floats: one block of a 16-bit weight as float (gemm), or two blocks of
  * attention scores with what belongs to their rows. */
-#define LISA_CPU_SCRATCH ((size_t)256 * 768)
+#define LISA_CPU_SCRATCH ((size_t)640 * 336)
 
 /* Elements that make a task worth its handing out. */
 #define LISA_CPU_CHUNK ((size_t)16384)
