@@ -375,6 +375,12 @@ START_TEST(attention) {
         {1, 12, 12, 12, 2, 2, 128, 1, 0, 1.0, 0, 0},
         {1, 300, 300, 300, 2, 1, 33, 70, 0, 1.0, 0, 0},
         {1, 270, 270, 270, 2, 2, 16, 0, 1, 1.0, 1, 0},
+        {1, 130, 130, 130, 6, 2, 96, 0, 1, 1.0, 0, 0},
+        {1, 100, 100, 100, 2, 1, 80, 0, 0, 1.0, 0, 0},
+        {2, 90, 90, 90, 2, 2, 128, 30, 0, 1.0, 1, 0},
+        {1, 150, 150, 150, 3, 1, 8, 40, 2, 1.0, 1, 0},
+        {1, 64, 64, 64, 2, 1, 64, 16, 0, 1.0, 0, 0},
+        {2, 65, 65, 65, 6, 2, 64, 0, 0, 1.0, 1, 0},
     };
     check_attention(shapes[_i]);
 }
@@ -486,7 +492,7 @@ TCase *conformance_block(void) {
     tcase_add_loop_test(tcase, norm, 0, 4);
     tcase_add_test(tcase, norm_of_hard_rows);
     tcase_add_test(tcase, rope);
-    tcase_add_loop_test(tcase, attention, 0, 10);
+    tcase_add_loop_test(tcase, attention, 0, 16);
     tcase_add_loop_test(tcase, attention_to_a_cache, 0, 6);
     tcase_add_test(tcase, attention_of_large_scores);
     tcase_add_test(tcase, attention_of_random_shapes);

@@ -121,7 +121,7 @@ END_TEST
 
 /* Everything that one set computes from the same inputs, in one struct. */
 struct results {
-    float scaled[N], added[N], x[N], y[N], normal[N], input[N], weights[N], slopes[N];
+    float scaled[N], added[N], x[N], y[N], normal[N], input[N], weights[N], slopes[N], lanes[2][16];
     float value[N], dgate[N], dup[N], w[N], m[N], v[N];
     float dots[3], largest, sum_exp, sum_weights;
     double columns[N], sums[2], dw[N], db[N], sum, squares;
@@ -180,7 +180,10 @@ static void compute_all(const struct lisa__vector *set, const struct inputs *in,
     out->sum_exp = set->sum_exp(in->a, 1.0f, n);
     memcpy(out->weights, in->a, bytes);
     out->sum_weights = set->exponentiate(out->weights, 1.0f, 0.7f, n);
-    memcpy(out->slopes, in->b, bytes), set->score_slope(out->slopes, in->a, 0.2f, 0.3f, n);
+    memcpy(out->slopes, in->b, bytes);
+    set->lane_maximum(out->lanes[0], in->a, 16, n / 16, 16);
+    set->lane_exp(out->lanes[1], out->slopes, 16, out->lanes[0], n / 16, 16);
+    set->lane_slope(out->slopes, in->a, 16, out->lanes[1], 0.3f, n / 16, 16);
     for (uint32_t kind = LISA_ACT_SILU; kind <= LISA_ACT_RELU; kind++) {
         float value[N];
         set->activate(kind, value, in->a, in->b, n);

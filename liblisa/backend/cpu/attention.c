@@ -4,8 +4,14 @@
 #include "core/error.h"
 
 #include <math.h>
+#include <string.h>
 
 #define BLOCK LISA_ATTENTION_BLOCK
+
+/* Backward holds two blocks of scores, and queries and gradients transposed. */
+#define MOST_HEAD_DIM 1024
+_Static_assert((2 * BLOCK + 2 * MOST_HEAD_DIM + 4) * BLOCK <= LISA_CPU_SCRATCH,
+               "a task's blocks fit its scratch");
 
 size_t lisa__query_place(const struct lisa__queries *at, size_t ld) {
     return ((size_t)at->sequence * at->op->n_queries + at->q0) * ld +
@@ -38,107 +44,147 @@ void lisa__visible_keys(const struct lisa__queries *at, uint32_t *from, uint32_t
     *to = stand(at, at->n_q - 1) + 1;
 }
 
-/* The row of the query that stands at `place`. */
-static void mask_row(const lisa_attention *op, uint32_t sequence, uint32_t place, uint32_t k0,
-                     uint32_t n_k, float *row) {
-    uint32_t first = window_start(op, place);
-    for (uint32_t j = 0; j < n_k && k0 + j < first; j++)
-        row[j] = -INFINITY;
-    for (uint32_t j = n_k; j > 0 && k0 + j - 1 > place; j--)
-        row[j - 1] = -INFINITY;
-    if (op->documents == NULL)
-        return;
-    const int32_t *documents = op->documents + (size_t)sequence * op->n_keys;
-    for (uint32_t j = 0; j < n_k; j++)
-        if (documents[k0 + j] != documents[place])
-            row[j] = -INFINITY;
+/* Lanes of a vector; pieces begin at multiples of it. */
+#define LANES 16
+
+struct lisa__piece lisa__piece_at(const struct lisa__queries *at, uint32_t k0, uint32_t end) {
+    const uint32_t begin = stand(at, 0);
+    const uint32_t most = k0 + BLOCK <= begin + 1 ? BLOCK : LANES;
+    struct lisa__piece piece = {.k0 = k0, .n_k = (uint32_t)lisa__min(most, end - k0)};
+    piece.first = k0 > begin ? (k0 - begin) / LANES * LANES : 0;
+    piece.n_lanes = (uint32_t)lisa__ceil_div(at->n_q - piece.first, LANES) * LANES;
+    return piece;
 }
 
-void lisa__block_product(const struct lisa__queries *at, const struct lisa__sgemm *product) {
-    void *buffer = lisa__cpu_blas_buffer(at->cpu, at->thread);
-    for (uint32_t j = 0; j < product->n; j += LISA_BLAS_MAX_N) {
-        struct lisa__sgemm part = *product;
-        part.n = (uint32_t)lisa__min(LISA_BLAS_MAX_N, product->n - j);
-        part.b += part.trans_b ? j * part.ldb : j;
-        part.c += j;
-        lisa__sgemm(buffer, &part);
+/* Four rows at a time: a store for every four loads. */
+static void transpose_four(const float *from, size_t ld, uint32_t n, float factor, float *to) {
+    for (uint32_t j = 0; j < n; j++) {
+        const float column[4] = {from[j] * factor, from[ld + j] * factor, from[2 * ld + j] * factor,
+                                 from[3 * ld + j] * factor};
+        memcpy(to + (size_t)j * BLOCK, column, sizeof column);
     }
 }
 
-void lisa__scores(const struct lisa__queries *at, uint32_t k0, uint32_t n_k, float *scores) {
-    const lisa_attention *op = at->op;
-    lisa__block_product(at, &(struct lisa__sgemm){
-                                .m = at->n_q,
-                                .n = n_k,
-                                .k = op->head_dim,
-                                .trans_b = 1,
-                                .alpha = (float)op->scale,
-                                .a = (const float *)op->q + lisa__query_place(at, op->ldq),
-                                .lda = op->ldq,
-                                .b = (const float *)op->k + lisa__key_place(at, k0, op->ldk),
-                                .ldb = op->ldk,
-                                .c = scores,
-                                .ldc = BLOCK,
-                            });
-    for (uint32_t i = 0; i < at->n_q; i++)
-        mask_row(op, at->sequence, stand(at, i), k0, n_k, scores + (size_t)i * BLOCK);
+void lisa__transpose_rows(const struct lisa__queries *at, const void *rows, size_t ld, float factor,
+                          float *to) {
+    const float *from = (const float *)rows + lisa__query_place(at, ld);
+    const uint32_t n = at->op->head_dim;
+    uint32_t i = 0;
+    for (; i + 4 <= at->n_q; i += 4)
+        transpose_four(from + i * ld, ld, n, factor, to + i);
+    for (; i < BLOCK; i++)
+        for (uint32_t j = 0; j < n; j++)
+            to[j * BLOCK + i] = i < at->n_q ? from[i * ld + j] * factor : 0.0f;
 }
 
-/* The scratch of a task: the scores of a block, and of each of its queries the largest score so far
- * and the sum of exp(score - largest). */
+void lisa__times_columns(const struct lisa__queries *at, const struct lisa__piece *piece,
+                         const void *keys, size_t ld, const float *columns, float *to) {
+    at->cpu->vector->product(&(struct lisa__product){
+        .m = piece->n_k,
+        .n = piece->n_lanes,
+        .k = at->op->head_dim,
+        .a = (const float *)keys + lisa__key_place(at, piece->k0, ld),
+        .a_row = ld,
+        .a_column = 1,
+        .b = columns + piece->first,
+        .ldb = BLOCK,
+        .c = to + piece->first,
+        .ldc = BLOCK,
+    });
+}
+
+/* Queries [from, to) of a key's row, cut to those of the piece. */
+static void hide(const struct lisa__queries *at, const struct lisa__piece *piece, uint64_t from,
+                 uint64_t to, float *row) {
+    const uint64_t begin = from > piece->first ? from : piece->first;
+    for (uint64_t i = begin; i < lisa__min(to, at->n_q); i++)
+        row[i] = -INFINITY;
+}
+
+static void hide_documents(const struct lisa__queries *at, const struct lisa__piece *piece,
+                           uint32_t key, float *row) {
+    const int32_t *documents = at->op->documents + (size_t)at->sequence * at->op->n_keys;
+    for (uint32_t i = piece->first; i < at->n_q; i++)
+        if (documents[key] != documents[stand(at, i)])
+            row[i] = -INFINITY;
+}
+
+void lisa__mask(const struct lisa__queries *at, const struct lisa__piece *piece, float *scores) {
+    const uint64_t begin = stand(at, 0), window = at->op->window;
+    for (uint32_t key = piece->k0; key < piece->k0 + piece->n_k; key++) {
+        float *row = scores + (size_t)(key - piece->k0) * BLOCK;
+        if (key > begin)
+            hide(at, piece, 0, key - begin, row);
+        if (window > 0)
+            hide(at, piece, key + window > begin ? key + window - begin : 0, at->n_q, row);
+        if (at->op->documents != NULL)
+            hide_documents(at, piece, key, row);
+    }
+}
+
+/* The scratch of a task: the queries transposed, the scores of a piece, and of each query the
+ * largest score so far and the sum of exp(score - largest). */
 struct softmax {
-    float *scores, *largest, *sum;
+    float *queries, *scores, *largest, *sum;
 };
 
-/* Turns the i-th query's scores of a block into weights relative to the largest so far, to which
- * what was summed up before is brought as well. */
-static void advance(const struct lisa__queries *at, const struct softmax *s, uint32_t i,
-                    uint32_t n_k) {
+/* Brings what was summed up before to the largest scores that the piece adds to. */
+static void raise(const struct lisa__queries *at, const struct softmax *s,
+                  const struct lisa__piece *piece, float shifts[BLOCK]) {
     const struct lisa__vector *vector = at->cpu->vector;
     const lisa_attention *op = at->op;
-    float *row = s->scores + (size_t)i * BLOCK;
-    float largest = vector->maximum(row, n_k);
-    if (largest > s->largest[i]) {
-        float factor = expf(s->largest[i] - largest);
-        float *out = (float *)op->out + lisa__query_place(at, op->ldout) + i * op->ldout;
-        vector->scale(out, factor, op->head_dim);
-        s->sum[i] *= factor;
-        s->largest[i] = largest;
-    }
+    float *out = (float *)op->out + lisa__query_place(at, op->ldout);
+    float factors[BLOCK], unused[BLOCK] = {0.0f};
+    const size_t bytes = piece->n_lanes * sizeof *factors;
+    memcpy(factors + piece->first, s->largest + piece->first, bytes);
+    vector->lane_maximum(s->largest + piece->first, s->scores + piece->first, BLOCK, piece->n_k,
+                         piece->n_lanes);
     /* Nothing seen so far: exp(-Inf - 0) is the 0 that is wanted. */
-    float shift = s->largest[i] == -INFINITY ? 0.0f : s->largest[i];
-    s->sum[i] += vector->exponentiate(row, shift, 1.0f, n_k);
+    for (uint32_t i = piece->first; i < piece->first + piece->n_lanes; i++)
+        shifts[i] = s->largest[i] == -INFINITY ? 0.0f : s->largest[i];
+    vector->lane_exp(unused, factors + piece->first, BLOCK, shifts + piece->first, 1,
+                     piece->n_lanes);
+    for (uint32_t i = piece->first; i < at->n_q; i++)
+        if (factors[i] != 1.0f) {
+            vector->scale(out + i * op->ldout, factors[i], op->head_dim);
+            s->sum[i] *= factors[i];
+        }
 }
 
-static void attend_block(const struct lisa__queries *at, const struct softmax *s, uint32_t k0,
-                         uint32_t n_k) {
+static void attend_piece(const struct lisa__queries *at, const struct softmax *s,
+                         const struct lisa__piece *piece) {
     const lisa_attention *op = at->op;
-    lisa__scores(at, k0, n_k, s->scores);
-    for (uint32_t i = 0; i < at->n_q; i++)
-        advance(at, s, i, n_k);
-    lisa__block_product(at, &(struct lisa__sgemm){
-                                .m = at->n_q,
-                                .n = op->head_dim,
-                                .k = n_k,
-                                .alpha = 1.0f,
-                                .beta = 1.0f,
-                                .a = s->scores,
-                                .lda = BLOCK,
-                                .b = (const float *)op->v + lisa__key_place(at, k0, op->ldv),
-                                .ldb = op->ldv,
-                                .c = (float *)op->out + lisa__query_place(at, op->ldout),
-                                .ldc = op->ldout,
-                            });
+    const struct lisa__vector *vector = at->cpu->vector;
+    float shifts[BLOCK];
+    lisa__times_columns(at, piece, op->k, op->ldk, s->queries, s->scores);
+    lisa__mask(at, piece, s->scores);
+    raise(at, s, piece, shifts);
+    vector->lane_exp(s->sum + piece->first, s->scores + piece->first, BLOCK, shifts + piece->first,
+                     piece->n_k, piece->n_lanes);
+    vector->product(&(struct lisa__product){
+        .m = at->n_q - piece->first,
+        .n = op->head_dim,
+        .k = piece->n_k,
+        .accumulate = 1,
+        .a = s->scores + piece->first,
+        .a_row = 1,
+        .a_column = BLOCK,
+        .b = (const float *)op->v + lisa__key_place(at, piece->k0, op->ldv),
+        .ldb = op->ldv,
+        .c = (float *)op->out + lisa__query_place(at, op->ldout) + piece->first * op->ldout,
+        .ldc = op->ldout,
+    });
 }
 
 static void begin(const struct lisa__queries *at, const struct softmax *s) {
     float *out = (float *)at->op->out + lisa__query_place(at, at->op->ldout);
-    for (uint32_t i = 0; i < at->n_q; i++) {
+    lisa__transpose_rows(at, at->op->q, at->op->ldq, (float)at->op->scale, s->queries);
+    for (uint32_t i = 0; i < BLOCK; i++) {
         s->largest[i] = -INFINITY;
         s->sum[i] = 0.0f;
-        for (uint32_t j = 0; j < at->op->head_dim; j++)
-            out[i * at->op->ldout + j] = 0.0f;
     }
+    for (uint32_t i = 0; i < at->n_q; i++)
+        memset(out + i * at->op->ldout, 0, at->op->head_dim * sizeof *out);
 }
 
 static void finish(const struct lisa__queries *at, const struct softmax *s) {
@@ -173,13 +219,17 @@ static void forward_task(void *arg, uint32_t i, uint32_t thread) {
         .thread = thread,
     };
     float *scratch = lisa__cpu_scratch(job->cpu, thread);
-    const struct softmax s = {scratch, scratch + (size_t)BLOCK * BLOCK,
-                              scratch + (size_t)BLOCK * BLOCK + BLOCK};
-    uint32_t from, to;
-    lisa__visible_keys(&at, &from, &to);
+    const size_t block = (size_t)BLOCK * BLOCK;
+    const struct softmax s = {scratch + block + 2 * BLOCK, scratch, scratch + block,
+                              scratch + block + BLOCK};
+    uint32_t k0, end;
+    lisa__visible_keys(&at, &k0, &end);
     begin(&at, &s);
-    for (uint32_t k0 = from / BLOCK * BLOCK; k0 < to; k0 += BLOCK)
-        attend_block(&at, &s, k0, (uint32_t)lisa__min(BLOCK, to - k0));
+    for (k0 = k0 / LANES * LANES; k0 < end;) {
+        const struct lisa__piece piece = lisa__piece_at(&at, k0, end);
+        attend_piece(&at, &s, &piece);
+        k0 += piece.n_k;
+    }
     finish(&at, &s);
 }
 
@@ -188,6 +238,8 @@ lisa_status lisa__check_attention(lisa_backend *be, const lisa_attention *op) {
         return lisa__cpu_refuse(be, "cpu: attention's kv_heads must divide heads");
     if (op->n_queries > op->n_keys || op->n_keys > op->key_stride)
         return lisa__cpu_refuse(be, "cpu: attention needs n_queries <= n_keys <= key_stride");
+    if (op->head_dim > MOST_HEAD_DIM)
+        return lisa__cpu_refuse(be, "cpu: attention takes a head_dim of 1024 at most");
     if (op->documents != NULL && op->n_queries != op->n_keys)
         return lisa__cpu_refuse(be, "cpu: attention with documents needs n_queries = n_keys");
     return LISA_OK;

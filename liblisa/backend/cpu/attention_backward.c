@@ -20,93 +20,110 @@ struct job {
 /* Fewer groups than this are divided into parts. */
 #define ENOUGH_TASKS 16
 
-/* The scratch of a task: two blocks of scores, and dout . out of each query. */
+/* The scratch of a task: queries and dout transposed, two blocks of scores, and of each query the
+ * log of its sum and dout . out. */
 struct slopes {
-    float *p, *ds, *delta;
+    float *queries, *douts, *p, *ds, *lse, *delta, *unused;
 };
 
-/* c[m, head_dim] += op(a) b, where b and c are a head's part of `ldb` and `ldc` wide rows. */
-static void add_product(const struct lisa__queries *at, const float *scores, uint32_t trans,
-                        uint32_t m, uint32_t k, const float *b, size_t ldb, float *c, size_t ldc) {
-    lisa__block_product(at, &(struct lisa__sgemm){
-                                .m = m,
-                                .n = at->op->head_dim,
-                                .k = k,
-                                .trans_a = trans,
-                                .alpha = 1.0f,
-                                .beta = 1.0f,
-                                .a = scores,
-                                .lda = BLOCK,
-                                .b = b,
-                                .ldb = ldb,
-                                .c = c,
-                                .ldc = ldc,
-                            });
+/* A piece's part of a gradient of keys: c[n_k, head_dim] += scores times the queries' rows of b. */
+static void add_to_keys(const struct lisa__queries *at, const struct lisa__piece *piece,
+                        const float *scores, const void *b, size_t ldb, void *c, size_t ldc) {
+    at->cpu->vector->product(&(struct lisa__product){
+        .m = piece->n_k,
+        .n = at->op->head_dim,
+        .k = at->n_q - piece->first,
+        .accumulate = 1,
+        .a = scores + piece->first,
+        .a_row = BLOCK,
+        .a_column = 1,
+        .b = (const float *)b + lisa__query_place(at, ldb) + piece->first * ldb,
+        .ldb = ldb,
+        .c = (float *)c + lisa__key_place(at, piece->k0, ldc),
+        .ldc = ldc,
+    });
 }
 
-/* ds = dout v^T, the slope of the loss in the weights. */
-static void weight_slopes(const struct lisa__queries *at, uint32_t k0, uint32_t n_k, float *ds) {
+/* dq += the slopes, transposed, times the piece's keys. */
+static void add_to_queries(const struct lisa__queries *at, const struct lisa__piece *piece,
+                           const float *ds) {
     const lisa_attention *op = at->op;
-    lisa__block_product(at, &(struct lisa__sgemm){
-                                .m = at->n_q,
-                                .n = n_k,
-                                .k = op->head_dim,
-                                .trans_b = 1,
-                                .alpha = 1.0f,
-                                .a = (const float *)op->dout + lisa__query_place(at, op->lddout),
-                                .lda = op->lddout,
-                                .b = (const float *)op->v + lisa__key_place(at, k0, op->ldv),
-                                .ldb = op->ldv,
-                                .c = ds,
-                                .ldc = BLOCK,
-                            });
+    at->cpu->vector->product(&(struct lisa__product){
+        .m = at->n_q - piece->first,
+        .n = op->head_dim,
+        .k = piece->n_k,
+        .accumulate = 1,
+        .a = ds + piece->first,
+        .a_row = 1,
+        .a_column = BLOCK,
+        .b = (const float *)op->k + lisa__key_place(at, piece->k0, op->ldk),
+        .ldb = op->ldk,
+        .c = (float *)op->dq + lisa__query_place(at, op->lddq) + piece->first * op->lddq,
+        .ldc = op->lddq,
+    });
 }
 
 /* With p = softmax's weights: dv += p^T dout; ds = p (dout v^T - dout . out) scale; dq += ds k and
  * dk += ds^T q. */
-static void block_backward(const struct lisa__queries *at, const struct slopes *s, uint32_t k0,
-                           uint32_t n_k) {
+static void piece_backward(const struct lisa__queries *at, const struct slopes *s,
+                           const struct lisa__piece *piece) {
     const lisa_attention *op = at->op;
     const struct lisa__vector *vector = at->cpu->vector;
-    const float *lse = (const float *)op->lse + lisa__lse_place(at);
-    lisa__scores(at, k0, n_k, s->p);
-    weight_slopes(at, k0, n_k, s->ds);
-    for (uint32_t i = 0; i < at->n_q; i++) {
-        float *p = s->p + (size_t)i * BLOCK, *ds = s->ds + (size_t)i * BLOCK;
-        vector->exponentiate(p, lse[i], 1.0f, n_k);
-        vector->score_slope(ds, p, s->delta[i], (float)op->scale, n_k);
-    }
-    const float *q = (const float *)op->q + lisa__query_place(at, op->ldq);
-    const float *dout = (const float *)op->dout + lisa__query_place(at, op->lddout);
-    const float *k = (const float *)op->k + lisa__key_place(at, k0, op->ldk);
-    float *dq = (float *)op->dq + lisa__query_place(at, op->lddq);
-    float *dk = (float *)op->dk + lisa__key_place(at, k0, op->lddk);
-    float *dv = (float *)op->dv + lisa__key_place(at, k0, op->lddv);
-    add_product(at, s->p, 1, n_k, at->n_q, dout, op->lddout, dv, op->lddv);
-    add_product(at, s->ds, 1, n_k, at->n_q, q, op->ldq, dk, op->lddk);
-    add_product(at, s->ds, 0, at->n_q, n_k, k, op->ldk, dq, op->lddq);
+    const uint32_t first = piece->first;
+    lisa__times_columns(at, piece, op->k, op->ldk, s->queries, s->p);
+    lisa__mask(at, piece, s->p);
+    vector->lane_exp(s->unused, s->p + first, BLOCK, s->lse + first, piece->n_k, piece->n_lanes);
+    lisa__times_columns(at, piece, op->v, op->ldv, s->douts, s->ds);
+    vector->lane_slope(s->ds + first, s->p + first, BLOCK, s->delta + first, (float)op->scale,
+                       piece->n_k, piece->n_lanes);
+    add_to_keys(at, piece, s->p, op->dout, op->lddout, op->dv, op->lddv);
+    add_to_keys(at, piece, s->ds, op->q, op->ldq, op->dk, op->lddk);
+    add_to_queries(at, piece, s->ds);
 }
 
-static void find_deltas(const struct lisa__queries *at, float *delta) {
+static struct slopes scratch_of(const struct lisa__queries *at) {
+    const size_t block = (size_t)BLOCK * BLOCK;
+    float *base = lisa__cpu_scratch(at->cpu, at->thread), *rest = base + 2 * block;
+    return (struct slopes){
+        .p = base,
+        .ds = base + block,
+        .lse = rest,
+        .delta = rest + BLOCK,
+        .unused = rest + 2 * BLOCK,
+        .queries = rest + 3 * BLOCK,
+        .douts = rest + 3 * BLOCK + (size_t)at->op->head_dim * BLOCK,
+    };
+}
+
+static void begin(const struct lisa__queries *at, const struct slopes *s) {
     const lisa_attention *op = at->op;
     const float *out = (const float *)op->out + lisa__query_place(at, op->ldout);
     const float *dout = (const float *)op->dout + lisa__query_place(at, op->lddout);
-    for (uint32_t i = 0; i < at->n_q; i++)
-        delta[i] = at->cpu->vector->dot(dout + i * op->lddout, out + i * op->ldout, LISA_DTYPE_F32,
-                                        op->head_dim);
+    const float *lse = (const float *)op->lse + lisa__lse_place(at);
+    lisa__transpose_rows(at, op->q, op->ldq, (float)op->scale, s->queries);
+    lisa__transpose_rows(at, op->dout, op->lddout, 1.0f, s->douts);
+    memset(s->lse, 0, 3 * BLOCK * sizeof *s->lse);
+    for (uint32_t i = 0; i < at->n_q; i++) {
+        s->lse[i] = lse[i];
+        s->delta[i] = at->cpu->vector->dot(dout + i * op->lddout, out + i * op->ldout,
+                                           LISA_DTYPE_F32, op->head_dim);
+    }
 }
 
 /* A block of queries of one head against the blocks of keys of one part. */
 static void queries_backward(const struct lisa__queries *at, uint32_t part, uint32_t n_parts) {
-    float *scratch = lisa__cpu_scratch(at->cpu, at->thread);
-    const struct slopes s = {scratch, scratch + (size_t)BLOCK * BLOCK,
-                             scratch + 2 * (size_t)BLOCK * BLOCK};
+    const struct slopes s = scratch_of(at);
     uint32_t from, to;
     lisa__visible_keys(at, &from, &to);
-    find_deltas(at, s.delta);
-    for (uint32_t block = part; block * BLOCK < to; block += n_parts)
-        if ((block + 1) * BLOCK > from)
-            block_backward(at, &s, block * BLOCK, (uint32_t)lisa__min(BLOCK, to - block * BLOCK));
+    begin(at, &s);
+    for (uint32_t block = part; block * BLOCK < to; block += n_parts) {
+        const uint32_t end = (uint32_t)lisa__min((block + 1) * (size_t)BLOCK, to);
+        for (uint32_t k0 = block * BLOCK; end > from && k0 < end;) {
+            const struct lisa__piece piece = lisa__piece_at(at, k0, end);
+            piece_backward(at, &s, &piece);
+            k0 += piece.n_k;
+        }
+    }
 }
 
 static void backward_task(void *arg, uint32_t i, uint32_t thread) {

@@ -22,8 +22,15 @@ vector_object = $(B)/obj/liblisa/backend/cpu/vector_$(1).o
 $(call vector_object,base): FILE_CFLAGS := $(vector_flags)
 $(call vector_object,avx2): FILE_CFLAGS := $(vector_flags)
 $(call vector_object,avx512): FILE_CFLAGS := $(vector_flags)
+# Products of attention's blocks fuse multiplication and addition, as those of the BLAS do.
+product_object = $(B)/obj/liblisa/backend/cpu/product_$(1).o
+$(call product_object,base): FILE_CFLAGS := $(vector_flags) -ffp-contract=fast
+$(call product_object,avx2): FILE_CFLAGS := $(vector_flags) -ffp-contract=fast
+$(call product_object,avx512): FILE_CFLAGS := $(vector_flags) -ffp-contract=fast
 ifneq ($(filter x86_64-%,$(shell $(CC) -dumpmachine)),)
 $(call vector_object,avx2): FILE_CFLAGS += -mavx2 -mprefer-vector-width=256
 $(call vector_object,avx512): FILE_CFLAGS += -mavx512f -mavx512bw -mavx512vl -mavx512dq \
     -mprefer-vector-width=512
+$(call product_object,avx2): FILE_CFLAGS += -mavx2 -mfma
+$(call product_object,avx512): FILE_CFLAGS += -mavx512f
 endif

@@ -1,12 +1,14 @@
 /* vector.h - the inner loops over consecutive floats, compiled for several instruction sets.
  *
- * All sets compute the same bits: sums run in lanes whose number is fixed, and no set fuses
- * multiplication and addition. Bounds, for float arguments (tests/numerics/test_cpu_vector.c):
- * exp 3e-7 relative, and 0 below exp(-86); act and its slope 5e-7 of the larger of 1 and |value|.
+ * All sets compute the same bits, but for `product`: sums run in lanes whose number is fixed, and
+ * no set fuses multiplication and addition. Bounds, for float arguments
+ * (tests/numerics/test_cpu_vector.c): exp 3e-7 relative, and 0 below exp(-86); act and its slope
+ * 5e-7 of the larger of 1 and |value|.
  */
 #ifndef LISA_BACKEND_CPU_VECTOR_H
 #define LISA_BACKEND_CPU_VECTOR_H
 
+#include "backend/cpu/product.h"
 #include "backend/moments.h"
 
 /* The scalars of AdamW as floats; see the reference backend for their order of use. */
@@ -58,8 +60,17 @@ struct lisa__vector {
     float (*sum_exp)(const float *x, float shift, size_t n);
     /* x = factor exp(x - shift); returns the new sum. */
     float (*exponentiate)(float *x, float shift, float factor, size_t n);
-    /* ds = p (ds - delta) scale */
-    void (*score_slope)(float *ds, const float *p, float delta, float scale, size_t n);
+
+    /* On the columns of a matrix of rows x n, n a multiple of 16 and every column by itself.
+     * most: the larger of it and the column's largest. */
+    void (*lane_maximum)(float *most, const float *x, size_t ldx, size_t rows, size_t n);
+    /* x = exp(x - shift), and sums += them. */
+    void (*lane_exp)(float *sums, float *x, size_t ldx, const float *shifts, size_t rows, size_t n);
+    /* ds = p (ds - delta) factor. */
+    void (*lane_slope)(float *ds, const float *p, size_t ld, const float *deltas, float factor,
+                       size_t rows, size_t n);
+    /* The one that may fuse, and so differ between sets. */
+    void (*product)(const struct lisa__product *p);
 
     /* As lisa_activation; up and dup may be NULL. Outputs may be inputs. */
     void (*activate)(uint32_t kind, float *y, const float *gate, const float *up, size_t n);
