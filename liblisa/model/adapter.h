@@ -49,12 +49,10 @@ void lisa__adapter_join(struct lisa__linear *l, const lisa_model *model, uint32_
 lisa_status lisa__lora_forward(const struct lisa__run *run, const struct lisa__linear *l,
                                const void *x, void *y, uint32_t rows);
 
-/* dA and dB, where they train: += from x and dy. */
-lisa_status lisa__lora_gradients(const struct lisa__run *run, const struct lisa__linear *l,
-                                 const void *x, const void *dy, uint32_t rows);
-
-/* dx += the gradient through the adapter. */
+/* dA and dB, where they train: += from x and dy. dx (NULL where it is not wanted, and it may be x)
+ * = the gradient through the adapter, or += with `accumulate`. */
 lisa_status lisa__lora_backward(const struct lisa__run *run, const struct lisa__linear *l,
-                                const void *dy, void *dx, uint32_t rows);
+                                const void *x, const void *dy, void *dx, int accumulate,
+                                uint32_t rows);
 
 #endif

@@ -153,8 +153,9 @@ lisa_status lisa__linear_backward(const struct lisa__run *run, const struct lisa
         LISA_TRY(weight_gradient(run, l, x, dy, rows));
     if (l->bias != NULL && l->bias->gradient != NULL)
         LISA_TRY(bias_gradient(run, l, dy, rows));
+    /* Before x, whose place dx may take, is written over. */
     if (l->lora_a != NULL)
-        LISA_TRY(lisa__lora_gradients(run, l, x, dy, rows));
+        LISA_TRY(lisa__lora_backward(run, l, x, dy, dx, accumulate, rows));
     if (dx == NULL)
         return LISA_OK;
     const lisa_gemm product = {
@@ -169,8 +170,7 @@ lisa_status lisa__linear_backward(const struct lisa__run *run, const struct lisa
         .c = dx,
         .ldc = l->n_in,
         .alpha = 1,
-        .beta = accumulate ? 1 : 0,
+        .beta = accumulate || l->lora_a != NULL ? 1 : 0,
     };
-    LISA_TRY(run->be->ops->gemm(run->be, &product));
-    return l->lora_a == NULL ? LISA_OK : lisa__lora_backward(run, l, dy, dx, rows);
+    return run->be->ops->gemm(run->be, &product);
 }

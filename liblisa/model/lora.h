@@ -7,8 +7,11 @@
 #include "lisa/optimizer.h"
 #include "model/tensors.h"
 
-/* Rows that pass through an adapter at once. */
-#define LISA__ADAPTER_ROWS 256u
+/* Rows that pass through an adapter at once: enough that its products are worth more than their
+ * handing out, few where each is as wide as an input. */
+static inline uint32_t lisa__lora_rows(const lisa_adapter_options *options) {
+    return options->dropout > 0 ? 256 : 1024;
+}
 
 /* No adapter comes near: what trains as many directions as this trains the matrix itself. */
 #define LISA__MAX_RANK 4096u
@@ -33,8 +36,8 @@ double lisa__lora_scale(const lisa_adapter_options *options);
 
 /* What an adapter holds beside its tensors. */
 struct lisa__lora_workspace {
-    void *inner; /* [ROWS, rank]: x A^T, or the gradient of it */
-    void *input; /* [ROWS, widest input]: dropout(x), or its gradient; without dropout NULL */
+    void *inner; /* [rows, rank]: x A^T, or the gradient of it */
+    void *input; /* [rows, widest input]: dropout(x), or its gradient; without dropout NULL */
 };
 
 /* Takes the tensors (values[n], may be NULL while measuring) and the workspace. */

@@ -151,22 +151,12 @@ static lisa_status a_gradient(const struct lisa__run *run, const struct lisa__li
     return multiply(run, op, in);
 }
 
-static lisa_status gradient_chunk(const struct lisa__run *run, const struct lisa__linear *l,
-                                  const struct chunk *k, const void *x, const void *dy) {
-    const void *in;
-    LISA_TRY(enter(run, l, k, x, &in));
-    LISA_TRY(b_gradient(run, l, k, dy));
-    LISA_TRY(inner_gradient(run, l, k, dy));
-    return a_gradient(run, l, k, in);
-}
-
 /* dx (or the buffer of dropout) from inner A. */
-static lisa_status backward_chunk(const struct lisa__run *run, const struct lisa__linear *l,
-                                  const struct chunk *k, const void *dy, void *dx) {
+static lisa_status input_gradient(const struct lisa__run *run, const struct lisa__linear *l,
+                                  const struct chunk *k, void *dx, int accumulate) {
     const int masked = drops(run);
     void *input = run->model->adapter->workspace.input;
     void *rows = (void *)(uintptr_t)row_of(dx, run, k->first, l->n_in);
-    LISA_TRY(inner_gradient(run, l, k, dy));
     const lisa_gemm op = {
         .m = k->rows,
         .n = l->n_in,
@@ -177,42 +167,54 @@ static lisa_status backward_chunk(const struct lisa__run *run, const struct lisa
         .c = masked ? input : rows,
         .ldc = l->n_in,
         .alpha = 1,
-        .beta = masked ? 0 : 1,
+        .beta = accumulate && !masked ? 1 : 0,
     };
     LISA_TRY(multiply(run, op, l->lora_a->value.data));
-    return masked ? dropout(run, l, k, input, rows, 1) : LISA_OK;
+    return masked ? dropout(run, l, k, input, rows, accumulate) : LISA_OK;
 }
 
-static struct chunk chunk_at(uint32_t first, uint32_t rows) {
-    const uint32_t left = rows - first;
-    return (struct chunk){first, left < LISA__ADAPTER_ROWS ? left : LISA__ADAPTER_ROWS};
+/* The chunk's x is read before its dx is written. */
+static lisa_status backward_chunk(const struct lisa__run *run, const struct lisa__linear *l,
+                                  const struct chunk *k, const void *x, const void *dy, void *dx,
+                                  int accumulate) {
+    const int trains = l->lora_a->gradient != NULL;
+    const void *in = NULL;
+    if (trains) {
+        LISA_TRY(enter(run, l, k, x, &in));
+        LISA_TRY(b_gradient(run, l, k, dy));
+    }
+    LISA_TRY(inner_gradient(run, l, k, dy));
+    if (trains)
+        LISA_TRY(a_gradient(run, l, k, in));
+    return dx != NULL ? input_gradient(run, l, k, dx, accumulate) : LISA_OK;
+}
+
+static uint32_t rows_at_once(const struct lisa__run *run) {
+    return lisa__lora_rows(&run->model->adapter->options);
+}
+
+static struct chunk chunk_at(const struct lisa__run *run, uint32_t first, uint32_t rows) {
+    const uint32_t left = rows - first, most = rows_at_once(run);
+    return (struct chunk){first, left < most ? left : most};
 }
 
 lisa_status lisa__lora_forward(const struct lisa__run *run, const struct lisa__linear *l,
                                const void *x, void *y, uint32_t rows) {
-    for (uint32_t first = 0; first < rows; first += LISA__ADAPTER_ROWS) {
-        const struct chunk k = chunk_at(first, rows);
+    for (uint32_t first = 0; first < rows; first += rows_at_once(run)) {
+        const struct chunk k = chunk_at(run, first, rows);
         LISA_TRY(forward_chunk(run, l, &k, x, y));
     }
     return LISA_OK;
 }
 
-lisa_status lisa__lora_gradients(const struct lisa__run *run, const struct lisa__linear *l,
-                                 const void *x, const void *dy, uint32_t rows) {
-    if (l->lora_a->gradient == NULL)
-        return LISA_OK;
-    for (uint32_t first = 0; first < rows; first += LISA__ADAPTER_ROWS) {
-        const struct chunk k = chunk_at(first, rows);
-        LISA_TRY(gradient_chunk(run, l, &k, x, dy));
-    }
-    return LISA_OK;
-}
-
 lisa_status lisa__lora_backward(const struct lisa__run *run, const struct lisa__linear *l,
-                                const void *dy, void *dx, uint32_t rows) {
-    for (uint32_t first = 0; first < rows; first += LISA__ADAPTER_ROWS) {
-        const struct chunk k = chunk_at(first, rows);
-        LISA_TRY(backward_chunk(run, l, &k, dy, dx));
+                                const void *x, const void *dy, void *dx, int accumulate,
+                                uint32_t rows) {
+    if (l->lora_a->gradient == NULL && dx == NULL)
+        return LISA_OK;
+    for (uint32_t first = 0; first < rows; first += rows_at_once(run)) {
+        const struct chunk k = chunk_at(run, first, rows);
+        LISA_TRY(backward_chunk(run, l, &k, x, dy, dx, accumulate));
     }
     return LISA_OK;
 }
