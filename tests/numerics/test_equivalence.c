@@ -251,43 +251,99 @@ START_TEST(test_accumulation) {
 }
 END_TEST
 
-/* Sizes at which a backend has several tiles and tasks to deal out. */
+/* Sizes at which a backend has several tiles and tasks to deal out; the head's product has 8. */
 static void enlarge(rig_spec *spec) {
     spec->config.d_model = 120;
     spec->config.n_heads = 6;
     spec->config.n_kv_heads = 2;
-    spec->config.d_ff = 328;
-    spec->config.vocab_size = 1031;
+    spec->config.d_ff = 1300;
+    spec->config.vocab_size = 4099;
     spec->config.max_positions = 64;
     spec->config.init_std = 0.02;
     spec->max_batch = 3;
     spec->max_tokens = 50;
 }
 
+static const uint32_t THREADS[] = {1, 2, 3, 4, 8, 16};
+enum { N_THREADS = sizeof THREADS / sizeof *THREADS };
+
+static void step_on_all_threads(rig r[N_THREADS], const rig_spec *spec, const lisa_sampler *sampler,
+                                uint64_t step) {
+    lisa_step_stats first = {.struct_size = sizeof first};
+    for (int t = 0; t < N_THREADS; t++) {
+        lisa_step_stats stats = {.struct_size = sizeof stats};
+        rig_random_batch(&r[t], spec->max_batch, spec->max_tokens, step);
+        OK(lisa_train_step(r[t].model, sampler, r[t].optimizer, r[t].batch, step, &stats));
+        ck_assert_uint_eq(stats.updated, 1);
+        if (t == 0)
+            first = stats;
+        assert_same_stats(&first, &stats);
+    }
+}
+
+/* So that the adapter can be compared with the weights. */
+static void merge(rig *r) {
+    lisa_optimizer_destroy(r->optimizer);
+    r->optimizer = NULL;
+    OK(lisa_adapter_merge(r->adapter));
+}
+
+static void check_threads(rig_spec *spec, const lisa_sampler *sampler) {
+    rig r[N_THREADS];
+    char what[32];
+    for (int t = 0; t < N_THREADS; t++) {
+        spec->context.n_threads = THREADS[t];
+        rig_make(&r[t], spec);
+        ck_assert_uint_eq(lisa_context_n_threads(r[t].context), THREADS[t]);
+    }
+    for (uint64_t step = 0; step < 3; step++)
+        step_on_all_threads(r, spec, sampler, step);
+    for (int t = 0; t < N_THREADS; t++) {
+        if (spec->adapted)
+            merge(&r[t]);
+        snprintf(what, sizeof what, "1 and %u threads", THREADS[t]);
+        rig_assert_same_weights(&r[0], &r[t], what);
+    }
+    for (int t = 0; t < N_THREADS; t++)
+        rig_destroy(&r[t]);
+}
+
+static void threads_spec_of(rig_spec *spec, int setting) {
+    spec_of(spec, setting);
+    if (strcmp(spec->context.backend, "cpu") == 0)
+        enlarge(spec);
+}
+
 START_TEST(test_threads) {
     rig_spec spec;
-    rig r[3];
-    spec_of(&spec, _i);
-    if (strcmp(spec.context.backend, "cpu") == 0)
-        enlarge(&spec);
-    for (uint32_t t = 0; t < 3; t++) {
-        spec.context.n_threads = t + 1;
-        rig_make(&r[t], &spec);
-        ck_assert_uint_eq(lisa_context_n_threads(r[t].context), t + 1);
-    }
-    for (uint64_t step = 0; step < 3; step++) {
-        double losses[3];
-        for (int t = 0; t < 3; t++) {
-            rig_random_batch(&r[t], spec.max_batch, spec.max_tokens, step);
-            losses[t] = rig_step(&r[t]);
-        }
-        ck_assert_mem_eq(&losses[0], &losses[1], sizeof *losses);
-        ck_assert_mem_eq(&losses[0], &losses[2], sizeof *losses);
-    }
-    rig_assert_same_weights(&r[0], &r[1], "1 and 2 threads");
-    rig_assert_same_weights(&r[0], &r[2], "1 and 3 threads");
-    for (int t = 0; t < 3; t++)
-        rig_destroy(&r[t]);
+    threads_spec_of(&spec, _i);
+    check_threads(&spec, NULL);
+}
+END_TEST
+
+/* LISA with a swap before every step, and moments that are rounded at random. */
+START_TEST(test_threads_of_lisa) {
+    rig_spec spec;
+    lisa_sampler *sampler = make_sampler(2, 1);
+    threads_spec_of(&spec, _i);
+    spec.optimizer.max_active_layers = 2;
+    spec.optimizer.moments_embedding = LISA_MOMENTS_8BIT;
+    spec.optimizer.moments_layers = LISA_MOMENTS_8BIT;
+    spec.optimizer.moments_head = LISA_MOMENTS_8BIT;
+    check_threads(&spec, sampler);
+    lisa_sampler_destroy(sampler);
+}
+END_TEST
+
+START_TEST(test_threads_of_an_adapter) {
+    rig_spec spec;
+    threads_spec_of(&spec, _i);
+    spec.adapted = 1;
+    spec.adapter.rank = 64; /* its products are worth more than one task */
+    spec.adapter.targets = LISA_TARGET_ALL_LAYERS;
+    spec.adapter.dropout = 0.1;
+    spec.adapter.seed = 11;
+    check_threads(&spec, NULL);
 }
 END_TEST
 
@@ -471,6 +527,8 @@ static Suite *make_suite(void) {
     tcase_add_loop_test(tcase, test_train_step_is_its_parts, 0, N_SETTINGS);
     tcase_add_loop_test(tcase, test_accumulation, 0, N_SETTINGS);
     tcase_add_loop_test(tcase, test_threads, 0, N_SETTINGS);
+    tcase_add_loop_test(tcase, test_threads_of_lisa, 0, N_SETTINGS);
+    tcase_add_loop_test(tcase, test_threads_of_an_adapter, 0, N_SETTINGS);
     tcase_add_loop_test(tcase, test_store_is_recompute, 0, N_SETTINGS);
     tcase_add_loop_test(tcase, test_map_is_copy, 0, N_BACKENDS);
     tcase_add_loop_test(tcase, test_scratch_file_is_memory, 0, N_BACKENDS);
