@@ -57,7 +57,12 @@ typedef struct lisa_optimizer_options {
      * Weights come out bit for bit as without it. A gradient that is not finite may be found after
      * other tensors were updated, which the text says. No interrupt is polled between updates. */
     uint32_t update_in_backward;
-    uint32_t reserved; /* 0 */
+    /* Rows of the embedding that may train, default 0: all. Above 0 gradient, moments and low bits
+     * are held for so many rows alone: a row takes one when a batch first has its token, and is
+     * updated in every step from then on. A row without a token has no gradient and no update, so
+     * the weights come out as with all rows. A backward whose batch needs more is LISA_E_BUDGET and
+     * changes nothing. Not with a tied head or an adapter. */
+    uint32_t embedding_rows;
 } lisa_optimizer_options;
 
 LISA_API lisa_status lisa_optimizer_options_init(lisa_optimizer_options *options,
@@ -113,7 +118,8 @@ LISA_API lisa_status lisa_optimizer_discard(lisa_optimizer *optimizer);
  * which the first is the window's sum of target weights; each tensor is filled up with zeros to a
  * multiple of 16. All-reduce (sum) it as n_elements of `dtype` and step divides. Borrowed; host
  * memory on the CPU backends, device memory on others; valid until the mask changes. LISA_E_STATE
- * with update_in_backward, which keeps no gradients; so the next two. */
+ * with update_in_backward, which keeps no gradients (so the next two), and with embedding_rows, as
+ * processes would hold different rows. */
 LISA_API lisa_status lisa_optimizer_gradients(lisa_optimizer *optimizer, void **data,
                                               uint64_t *n_elements, uint32_t *dtype);
 

@@ -3,6 +3,7 @@
 #include "api/check.h"
 #include "api/options.h"
 #include "api/tensors.h"
+#include "core/dtype.h"
 #include "core/options.h"
 #include "model/fill.h"
 
@@ -97,9 +98,28 @@ lisa_status lisa_optimizer_gradients(lisa_optimizer *optimizer, void **data, uin
     LISA_REQUIRE(n_elements);
     LISA_REQUIRE(dtype);
     LISA_TRY(lisa__optimizer_check_gradients(optimizer));
+    if (optimizer->rows.n_slots != 0)
+        return lisa__fail(LISA_E_STATE, "embedding_rows: another process's gradients would be of "
+                                        "other rows");
     *data = optimizer->memory.gradients;
     *n_elements = optimizer->gradient_elements;
     *dtype = optimizer->model->be->ops->real_dtype;
+    return LISA_OK;
+}
+
+/* Rows without a gradient are zeros. */
+static lisa_status read_sparse(const lisa_optimizer *o, const void *gradient, uint64_t n_elements,
+                               void *data, uint32_t dtype) {
+    const uint64_t width = o->model->config.d_model;
+    const size_t size = lisa__dtype_size(dtype);
+    memset(data, 0, n_elements * size);
+    for (uint32_t slot = 0; slot < o->rows.n_used; slot++) {
+        const unsigned char *from =
+            (const unsigned char *)gradient + slot * width * o->model->real_size;
+        LISA_TRY(lisa__download_real(o->model, from, width,
+                                     (unsigned char *)data + o->rows.row_of[slot] * width * size,
+                                     dtype));
+    }
     return LISA_OK;
 }
 
@@ -114,6 +134,8 @@ lisa_status lisa_optimizer_gradient_read(lisa_optimizer *optimizer, uint32_t ten
     if (gradient == NULL)
         return lisa__fail(LISA_E_STATE, "tensor \"%s\" is frozen: it has no gradient",
                           trained->descs[tensor].name);
+    if (lisa__is_sparse(&optimizer->shape, tensor))
+        return read_sparse(optimizer, gradient, n_elements, data, dtype);
     return lisa__download_real(optimizer->model, gradient, n_elements, data, dtype);
 }
 
@@ -130,7 +152,7 @@ lisa_status lisa_optimizer_gradient_norm(lisa_optimizer *optimizer, uint32_t gro
         const lisa_typed gradient = {trained->tensors[i].gradient, be->ops->real_dtype};
         if (trained->descs[i].group != group || gradient.data == NULL)
             continue;
-        LISA_TRY(be->ops->sum_squares(be, gradient, trained->descs[i].n_elements, &part));
+        LISA_TRY(be->ops->sum_squares(be, gradient, lisa__gradient_in_use(optimizer, i), &part));
         total += part;
     }
     *norm = sqrt(total);

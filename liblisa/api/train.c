@@ -22,7 +22,8 @@ lisa_status lisa_backward(lisa_model *model, lisa_batch *batch) {
     if (optimizer == NULL)
         return lisa__fail(LISA_E_STATE, "lisa_backward: the model has no optimizer");
     LISA_TRY(lisa__optimizer_check_bound(optimizer));
-    LISA_TRY(lisa__optimizer_begin_backward(optimizer, batch->rows.weight_sum));
+    LISA_TRY(lisa__backward_check(model, batch));
+    LISA_TRY(lisa__optimizer_begin_backward(optimizer, &batch->rows));
     struct lisa__loss sum;
     lisa_status status = lisa__backward(model, batch, &sum);
     if (status == LISA_OK)

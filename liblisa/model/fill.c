@@ -171,23 +171,47 @@ static lisa_status upload_converted(lisa_model *model, const lisa_typed *value, 
                                   count * lisa__dtype_size(value->dtype));
 }
 
-static lisa_status put_chunk(lisa_model *model, uint32_t index, uint64_t at, uint64_t count,
-                             const void *data, uint32_t dtype, const struct staging *s) {
-    const struct lisa__tensor *t = &model->base.tensors[index];
-    const lisa_backend_ops *ops = model->be->ops;
-    if (t->low == NULL)
-        return upload_converted(model, &t->value, at, count, data, dtype, s->a);
+static lisa_status write_masters(lisa_model *model, const struct lisa__tensor *t, uint64_t at,
+                                 void *low, uint64_t count, const void *data, uint32_t dtype,
+                                 const struct staging *s) {
     convert(s->a, LISA_DTYPE_F32, data, dtype, count);
-    LISA_TRY(ops->upload(model->be, s->b, s->a, count * sizeof(float)));
-    const size_t low_size = t->value.dtype == LISA_DTYPE_BF16 ? sizeof(int16_t) : sizeof(float);
+    LISA_TRY(model->be->ops->upload(model->be, s->b, s->a, count * sizeof(float)));
     const lisa_master op = {
         .what = LISA_MASTER_WRITE,
         .n = count,
         .weight = {element_at(&t->value, at), t->value.dtype},
-        .low = (unsigned char *)t->low + at * low_size,
+        .low = low,
         .values = s->b,
     };
-    return ops->master(model->be, &op);
+    return model->be->ops->master(model->be, &op);
+}
+
+static lisa_status put_chunk(lisa_model *model, uint32_t index, uint64_t at, uint64_t count,
+                             const void *data, uint32_t dtype, const struct staging *s) {
+    const struct lisa__tensor *t = &model->base.tensors[index];
+    if (t->low == NULL || t->rows != NULL)
+        return upload_converted(model, &t->value, at, count, data, dtype, s->a);
+    return write_masters(model, t, at,
+                         (unsigned char *)t->low + at * lisa__low_size(t->value.dtype), count, data,
+                         dtype, s);
+}
+
+/* Of the rows that train, after the weights themselves. */
+static lisa_status put_row_masters(lisa_model *model, uint32_t index, const void *data,
+                                   uint32_t dtype, const struct staging *s) {
+    const struct lisa__tensor *t = &model->base.tensors[index];
+    const uint64_t width = model->base.descs[index].shape[1];
+    for (uint32_t slot = 0; slot < t->rows->n_used; slot++)
+        for (uint64_t j = 0; j < width; j += CHUNK) {
+            const uint64_t at = t->rows->row_of[slot] * width + j;
+            LISA_TRY(write_masters(model, t, at,
+                                   (unsigned char *)t->low + slot * t->rows->low_bytes +
+                                       j * lisa__low_size(t->value.dtype),
+                                   chunk_of(j, width),
+                                   (const unsigned char *)data + at * lisa__dtype_size(dtype),
+                                   dtype, s));
+        }
+    return LISA_OK;
 }
 
 /* Finite as given, and as it will be held and saved. */
@@ -223,6 +247,9 @@ lisa_status lisa__tensor_put(lisa_model *model, uint32_t index, const void *data
     for (uint64_t at = 0; at < n && status == LISA_OK; at += CHUNK)
         status = put_chunk(model, index, at, chunk_of(at, n),
                            (const unsigned char *)data + at * lisa__dtype_size(dtype), dtype, &s);
+    const struct lisa__tensor *t = &model->base.tensors[index];
+    if (status == LISA_OK && t->rows != NULL && t->low != NULL)
+        status = put_row_masters(model, index, data, dtype, &s);
     staging_end(&s);
     model->version++;
     return status;

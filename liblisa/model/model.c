@@ -393,6 +393,11 @@ static int any_trains(const struct lisa__parameters *p, uint32_t group) {
     return 0;
 }
 
+lisa_typed lisa__values_from(const lisa_typed *value, uint64_t element) {
+    const size_t size = lisa__dtype_size(value->dtype);
+    return (lisa_typed){(unsigned char *)value->data + element * size, value->dtype};
+}
+
 lisa_status lisa__gradients_whole(const lisa_model *model, uint32_t layer, uint32_t role) {
     const struct lisa__gradient_sink *sink = &model->sink;
     for (uint32_t r = role; sink->take != NULL && r < role + 2; r++) {

@@ -9,11 +9,21 @@
 #include "model/tensors.h"
 #include "plan/state.h"
 
+/* Of a table, the rows that train: each has a slot in the gradient and in the state. */
+struct lisa__row_map {
+    uint32_t *slot_of; /* [rows of the table]: its slot + 1, or 0 */
+    uint32_t *row_of;  /* [n_slots], the first n_used */
+    uint32_t n_slots, n_used;
+    size_t low_bytes; /* of a slot */
+};
+
 struct lisa__tensor {
-    lisa_typed value;    /* where it lies now, and as what */
-    void *home;          /* private memory reserved for it, or NULL */
-    void *gradient;      /* real; lent by the bound optimizer while the group trains, else NULL */
-    void *low;           /* lent likewise: completes a 16-bit weight to its master */
+    lisa_typed value; /* where it lies now, and as what */
+    void *home;       /* private memory reserved for it, or NULL */
+    void *gradient;   /* real; lent by the bound optimizer while the group trains, else NULL */
+    void *low;        /* lent likewise: completes a 16-bit weight to its master */
+    const struct lisa__row_map
+        *rows;           /* lent where gradient and low have rows of their own; or NULL */
     uint32_t file_dtype; /* as it is saved */
     const struct lisa__st_tensor *source; /* its place in the files, or NULL */
 };
@@ -86,6 +96,9 @@ int lisa__group_trains(const lisa_model *model, uint32_t group);
 /* Tells the sink of the tensors of a role and of its second (a bias, or a like norm), if they have
  * gradients. */
 lisa_status lisa__gradients_whole(const lisa_model *model, uint32_t layer, uint32_t role);
+
+/* A tensor's values from an element on. */
+lisa_typed lisa__values_from(const lisa_typed *value, uint64_t element);
 
 /* Elements [begin, begin + n) of a tensor as dtype (F32, F64, BF16 or F16), rounded to nearest. */
 lisa_status lisa__tensor_get(lisa_model *model, uint32_t index, uint64_t begin, uint64_t n,

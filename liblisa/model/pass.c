@@ -103,6 +103,7 @@ static struct lisa__run run_of(lisa_model *model, const lisa_batch *b,
         .model = model,
         .be = model->be,
         .a = a,
+        .host_tokens = b->rows.token,
         .batch = b->rows.batch,
         .tokens = b->rows.tokens,
         .has_documents = b->rows.has_documents,
@@ -145,13 +146,18 @@ lisa_status lisa__forward(lisa_model *model, lisa_batch *b, struct lisa__loss *l
     return LISA_OK;
 }
 
-lisa_status lisa__backward(lisa_model *model, lisa_batch *b, struct lisa__loss *loss) {
+lisa_status lisa__backward_check(const lisa_model *model, const lisa_batch *b) {
     if (b->model != model)
         return lisa__fail(LISA_E_INVAL, "batch: belongs to another model");
     if (!b->forwarded || b->forward_version != model->version)
         return lisa__fail(LISA_E_STATE,
                           "lisa_backward: the batch and the weights as they are now have had no "
                           "lisa_forward");
+    return LISA_OK;
+}
+
+lisa_status lisa__backward(lisa_model *model, lisa_batch *b, struct lisa__loss *loss) {
+    LISA_TRY(lisa__backward_check(model, b));
     /* Backward overwrites what forward saved: it can run once. */
     b->forwarded = 0;
     const struct lisa__run run = training_run_of(model, b);

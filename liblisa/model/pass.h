@@ -35,6 +35,9 @@ lisa_status lisa__forward_check(const lisa_model *model, const lisa_batch *batch
 /* loss may be NULL: then the head is left to backward. */
 lisa_status lisa__forward(lisa_model *model, lisa_batch *batch, struct lisa__loss *loss);
 
+/* Whether lisa__backward may begin. */
+lisa_status lisa__backward_check(const lisa_model *model, const lisa_batch *batch);
+
 /* Adds gradients where they are lent; the loss comes with them. */
 lisa_status lisa__backward(lisa_model *model, lisa_batch *batch, struct lisa__loss *loss);
 

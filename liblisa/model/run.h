@@ -10,7 +10,8 @@ struct lisa__run {
     lisa_model *model;
     lisa_backend *be;
     const struct lisa__activations *a;
-    uint32_t batch, tokens; /* B, T of this pass */
+    const int32_t *host_tokens; /* [B,T] of a batch; generate: NULL */
+    uint32_t batch, tokens;     /* B, T of this pass */
     uint32_t has_documents;
     uint32_t past;      /* generate: tokens already in the KV cache */
     uint32_t head_rows; /* scored rows of this pass, listed in a->head_index */

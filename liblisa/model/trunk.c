@@ -22,6 +22,19 @@ static lisa_status embed_forward(const struct lisa__run *run, uint32_t role) {
     return run->be->ops->embed_forward(run->be, &op);
 }
 
+/* Puts the tokens' slots where the tokens were: backward has no more use for those. */
+static lisa_status upload_slots(const struct lisa__run *run, const struct lisa__row_map *rows) {
+    const size_t n = (size_t)run->batch * run->tokens;
+    int32_t slots[256];
+    for (size_t at = 0; at < n; at += 256) {
+        const size_t count = n - at < 256 ? n - at : 256;
+        for (size_t i = 0; i < count; i++)
+            slots[i] = (int32_t)rows->slot_of[run->host_tokens[at + i]] - 1;
+        LISA_TRY(run->be->ops->upload(run->be, run->a->tokens + at, slots, count * sizeof *slots));
+    }
+    return LISA_OK;
+}
+
 static lisa_status embed_backward(const struct lisa__run *run, uint32_t role) {
     const struct lisa__tensor *table = lisa__model_tensor(run->model, 0, role);
     if (table == NULL)
@@ -29,6 +42,10 @@ static lisa_status embed_backward(const struct lisa__run *run, uint32_t role) {
     lisa_embed op = embed_op(run, role);
     op.dout = run->a->dstream;
     op.dtable = table->gradient;
+    if (table->rows != NULL) {
+        LISA_TRY(upload_slots(run, table->rows));
+        op.table_rows = table->rows->n_slots;
+    }
     return run->be->ops->embed_backward(run->be, &op);
 }
 

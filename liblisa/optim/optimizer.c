@@ -19,6 +19,24 @@ static lisa_status check_in_backward(const lisa_optimizer_options *o, int adapte
                       without);
 }
 
+static lisa_status check_embedding_rows(const lisa_optimizer_options *o,
+                                        const lisa_model_config *config, int adapted) {
+    const char *without = config->tied_head     ? "a tied head, whose gradient is dense"
+                          : !o->train_embedding ? "train_embedding = 0"
+                          : adapted             ? "an adapter"
+                                                : NULL;
+    if (o->embedding_rows == 0)
+        return LISA_OK;
+    if (without != NULL)
+        return lisa__fail(LISA_E_INVAL, "lisa_optimizer_options.embedding_rows: not with %s",
+                          without);
+    if (o->embedding_rows > config->vocab_size)
+        return lisa__fail(LISA_E_INVAL,
+                          "lisa_optimizer_options.embedding_rows: %u, the embedding has %u rows",
+                          o->embedding_rows, config->vocab_size);
+    return LISA_OK;
+}
+
 lisa_status lisa__optimizer_check(const lisa_optimizer_options *o, const lisa_model_config *config,
                                   int adapted) {
     const struct {
@@ -41,7 +59,6 @@ lisa_status lisa__optimizer_check(const lisa_optimizer_options *o, const lisa_mo
         {"lr_factor_embedding", o->lr_factor_embedding, 0, INFINITY},
         {"lr_factor_layers", o->lr_factor_layers, 0, INFINITY},
         {"lr_factor_head", o->lr_factor_head, 0, INFINITY},
-        {"reserved", o->reserved, 0, 1},
     };
     for (size_t i = 0; i < sizeof ranges / sizeof *ranges; i++)
         if (!(ranges[i].value >= ranges[i].low && ranges[i].value < ranges[i].below))
@@ -53,6 +70,7 @@ lisa_status lisa__optimizer_check(const lisa_optimizer_options *o, const lisa_mo
                           "lisa_optimizer_options.max_active_layers: %u, the model has %u layers",
                           o->max_active_layers, config->n_layers);
     LISA_TRY(check_in_backward(o, adapted));
+    LISA_TRY(check_embedding_rows(o, config, adapted));
     if (o->state_policy == LISA_STATE_OFFLOAD && o->scratch_dir == NULL)
         return lisa__fail(
             LISA_E_INVAL,
@@ -70,6 +88,8 @@ static lisa_status alloc_tables(lisa_optimizer *o) {
     if (status == LISA_OK)
         o->slot_taken = lisa__alloc(context, LISA_MEM_HANDLES,
                                     o->memory.n_slots * sizeof *o->slot_taken, &status);
+    if (status == LISA_OK && o->shape.embedding_rows != 0)
+        status = lisa__optimizer_alloc_rows(o);
     if (status != LISA_OK)
         return status;
     memset(o->groups, 0, n_groups * sizeof *o->groups);
@@ -187,8 +207,10 @@ lisa_status lisa__optimizer_check_bound(const lisa_optimizer *o) {
 }
 
 static void unlend(const struct lisa__parameters *trained) {
-    for (uint32_t i = 0; i < trained->n; i++)
+    for (uint32_t i = 0; i < trained->n; i++) {
         trained->tensors[i].gradient = trained->tensors[i].low = NULL;
+        trained->tensors[i].rows = NULL;
+    }
 }
 
 void lisa__optimizer_destroy(lisa_optimizer *o) {
@@ -205,6 +227,7 @@ void lisa__optimizer_destroy(lisa_optimizer *o) {
                   o->memory.n_slots * sizeof *o->slot_taken);
     lisa__release(context, LISA_MEM_HANDLES, o->wanted, o->n_layers + 2);
     lisa__release(context, LISA_MEM_HANDLES, o->groups, (o->n_layers + 2) * sizeof *o->groups);
+    lisa__optimizer_free_rows(o);
     lisa__scratch_destroy(&o->away, context);
     lisa__layout_free(&o->layout, context);
     lisa__adapter_release(o->adapter);

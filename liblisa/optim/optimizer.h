@@ -2,6 +2,7 @@
 #ifndef LISA_OPTIM_OPTIMIZER_H
 #define LISA_OPTIM_OPTIMIZER_H
 
+#include "data/rows.h"
 #include "model/model.h"
 #include "plan/state.h"
 
@@ -34,6 +35,7 @@ struct lisa_optimizer {
     struct lisa__group *groups; /* [L + 2] */
     uint32_t *slot_taken;       /* [n_slots] */
     uint8_t *wanted;            /* [L + 2], scratch of apply_mask */
+    struct lisa__row_map rows;  /* of a sparse embedding, else empty */
     uint64_t gradient_elements; /* of the region, header included, for the mask in force */
     struct lisa__window window;
     /* update_in_backward: of the backward under way or just done. */
@@ -66,8 +68,19 @@ struct lisa__state lisa__group_state(const lisa_optimizer *o, uint32_t group);
 /* Clears gradients and window. */
 lisa_status lisa__optimizer_void(lisa_optimizer *o);
 
-/* Before a backward over targets of that weight. LISA_E_STATE where the window may not take it. */
-lisa_status lisa__optimizer_begin_backward(lisa_optimizer *o, double weight_sum);
+/* Before a backward over these rows. LISA_E_STATE where the window may not take it, LISA_E_BUDGET
+ * where the rows of a sparse embedding do not suffice. */
+lisa_status lisa__optimizer_begin_backward(lisa_optimizer *o, const struct lisa__rows *rows);
+
+/* The map of a sparse embedding, without a row. */
+lisa_status lisa__optimizer_alloc_rows(lisa_optimizer *o);
+void lisa__optimizer_free_rows(lisa_optimizer *o);
+
+/* Gives the tokens of a batch slots of a sparse embedding: all of them, or LISA_E_BUDGET. */
+lisa_status lisa__optimizer_claim(lisa_optimizer *o, const struct lisa__rows *rows);
+
+/* Elements of a tensor's gradient in use: all, or those of the rows that have a slot. */
+uint64_t lisa__gradient_in_use(const lisa_optimizer *o, uint32_t index);
 
 /* Takes gradients in backward, with update_in_backward (see lisa__gradient_sink). */
 lisa_status lisa__optimizer_take(void *self, uint32_t tensor);

@@ -11,7 +11,7 @@ static lisa_status gradient_squares(const lisa_optimizer *o, uint32_t index, dou
     lisa_backend *be = o->model->be;
     const struct lisa__tensor_desc *d = &o->trained->descs[index];
     const lisa_typed gradient = {o->trained->tensors[index].gradient, be->ops->real_dtype};
-    LISA_TRY(be->ops->sum_squares(be, gradient, d->n_elements, out));
+    LISA_TRY(be->ops->sum_squares(be, gradient, lisa__gradient_in_use(o, index), out));
     if (isfinite(*out))
         return LISA_OK;
     return lisa__fail(LISA_E_NONFINITE, "the gradient of tensor \"%s\" has NaN or Inf%s", d->name,
@@ -44,35 +44,70 @@ static double group_lr(const lisa_optimizer *o, uint32_t group) {
     return t < p->warmup_steps ? lr * ((double)t / p->warmup_steps) : lr;
 }
 
+/* What is updated at once: a tensor, or a row of a sparse embedding. */
+struct part {
+    uint64_t n;
+    lisa_typed weight;
+    void *low, *gradient;
+    unsigned char *m, *v;
+    uint64_t draw; /* below the number of parts that there can be */
+};
+
 /* No other update of a moment, and no closing of a master, draws from the same. */
-static uint64_t rounding_stream(const lisa_optimizer *o, uint32_t index) {
-    return 1ull << 63 | (o->updates * o->trained->n + index);
+static uint64_t rounding_stream(const lisa_optimizer *o, const struct part *part) {
+    const uint64_t n_parts = (uint64_t)o->trained->n + o->shape.embedding_rows;
+    return 1ull << 63 | (o->updates * n_parts + part->draw);
 }
 
-static lisa_status update_tensor(const lisa_optimizer *o, uint32_t index, double grad_scale) {
-    const lisa_model *m = o->model;
-    const lisa_optimizer_options *p = &o->options;
+static struct part whole_tensor(const lisa_optimizer *o, uint32_t index) {
     const struct lisa__tensor_desc *d = &o->trained->descs[index];
-    const struct lisa__tensor *tensor = &o->trained->tensors[index];
+    const struct lisa__tensor *t = &o->trained->tensors[index];
     const struct lisa__state state = lisa__group_state(o, d->group);
     const uint64_t place = lisa__tensor_place(&o->shape, index).moment;
-    unsigned char *const first = (unsigned char *)state.m + place;
-    unsigned char *const second = (unsigned char *)state.v + place;
-    const uint64_t codes = lisa__code_bytes(d->n_elements);
+    return (struct part){
+        .n = d->n_elements,
+        .weight = t->value,
+        .low = t->low,
+        .gradient = t->gradient,
+        .m = (unsigned char *)state.m + place,
+        .v = (unsigned char *)state.v + place,
+        .draw = index,
+    };
+}
+
+static struct part row_of(const lisa_optimizer *o, uint32_t index, uint32_t slot) {
+    const struct lisa__extent row = lisa__row_extent(&o->shape, &o->trained->descs[index]);
+    struct part part = whole_tensor(o, index);
+    part.n = row.elements;
+    part.weight = lisa__values_from(&part.weight, o->rows.row_of[slot] * row.elements);
+    part.low = part.low != NULL ? (unsigned char *)part.low + slot * row.low : NULL;
+    part.gradient = (unsigned char *)part.gradient + slot * row.elements * o->model->real_size;
+    part.m += slot * row.moment;
+    part.v += slot * row.moment;
+    part.draw = (uint64_t)o->trained->n + slot;
+    return part;
+}
+
+static lisa_status update_part(const lisa_optimizer *o, uint32_t index, const struct part *part,
+                               double grad_scale) {
+    lisa_backend *be = o->model->be;
+    const lisa_optimizer_options *p = &o->options;
+    const struct lisa__tensor_desc *d = &o->trained->descs[index];
+    const uint64_t codes = lisa__code_bytes(part->n);
     const uint32_t moments = o->shape.moments[lisa__part_of(&o->shape, d->group)];
     const double t = (double)(o->groups[d->group].steps + 1);
     const lisa_adamw op = {
-        .n = d->n_elements,
-        .weight = tensor->value,
-        .low = tensor->low,
-        .gradient = tensor->gradient,
-        .m = first,
-        .v = second,
+        .n = part->n,
+        .weight = part->weight,
+        .low = part->low,
+        .gradient = part->gradient,
+        .m = part->m,
+        .v = part->v,
         .moments = moments,
-        .m_scale = moments == LISA_MOMENTS_8BIT ? (float *)(void *)(first + codes) : NULL,
-        .v_scale = moments == LISA_MOMENTS_8BIT ? (float *)(void *)(second + codes) : NULL,
+        .m_scale = moments == LISA_MOMENTS_8BIT ? (float *)(void *)(part->m + codes) : NULL,
+        .v_scale = moments == LISA_MOMENTS_8BIT ? (float *)(void *)(part->v + codes) : NULL,
         .seed = p->seed,
-        .stream = rounding_stream(o, index),
+        .stream = rounding_stream(o, part),
         .lr = group_lr(o, d->group),
         .beta1 = p->beta1,
         .beta2 = p->beta2,
@@ -82,7 +117,19 @@ static lisa_status update_tensor(const lisa_optimizer *o, uint32_t index, double
         .correction1 = 1 - pow(p->beta1, t),
         .correction2 = 1 - pow(p->beta2, t),
     };
-    return m->be->ops->adamw(m->be, &op);
+    return be->ops->adamw(be, &op);
+}
+
+static lisa_status update_tensor(const lisa_optimizer *o, uint32_t index, double grad_scale) {
+    if (!lisa__is_sparse(&o->shape, index)) {
+        const struct part part = whole_tensor(o, index);
+        return update_part(o, index, &part, grad_scale);
+    }
+    for (uint32_t slot = 0; slot < o->rows.n_used; slot++) {
+        const struct part part = row_of(o, index, slot);
+        LISA_TRY(update_part(o, index, &part, grad_scale));
+    }
+    return LISA_OK;
 }
 
 static lisa_status update_all(lisa_optimizer *o, double grad_scale) {
@@ -141,13 +188,15 @@ static lisa_status check_squares(const lisa_optimizer *o, double norm) {
                       "the gradient's norm is %g, whose square is not finite as a moment", norm);
 }
 
-lisa_status lisa__optimizer_begin_backward(lisa_optimizer *o, double weight_sum) {
+lisa_status lisa__optimizer_begin_backward(lisa_optimizer *o, const struct lisa__rows *rows) {
+    const double weight_sum = rows->weight_sum;
     if (!o->options.update_in_backward)
-        return LISA_OK;
+        return lisa__optimizer_claim(o, rows);
     if (o->window.n_backward != 0)
         return lisa__fail(LISA_E_STATE, "lisa_backward: update_in_backward takes one for each "
                                         "lisa_optimizer_step");
     LISA_TRY(check_weight(o, weight_sum));
+    LISA_TRY(lisa__optimizer_claim(o, rows));
     o->grad_scale = weight_sum > 0 ? 1 / weight_sum : 0;
     o->squares = 0;
     return LISA_OK;
@@ -165,7 +214,7 @@ lisa_status lisa__optimizer_take(void *self, uint32_t tensor) {
     o->squares += squares;
     o->model->version++;
     return be->ops->zero(be, o->trained->tensors[tensor].gradient,
-                         o->trained->descs[tensor].n_elements * o->model->real_size);
+                         lisa__gradient_in_use(o, tensor) * o->model->real_size);
 }
 
 /* Unless backward has updated already. */

@@ -50,7 +50,7 @@ static lisa_status masters(lisa_optimizer *o, uint32_t group, uint32_t what) {
     const struct lisa__state state = lisa__group_state(o, group);
     for (uint32_t i = 0; i < trained->n; i++) {
         const struct lisa__tensor_desc *d = &trained->descs[i];
-        if (d->group != group || lisa__low_size(d->dtype) == 0)
+        if (d->group != group || lisa__low_size(d->dtype) == 0 || lisa__is_sparse(&o->shape, i))
             continue;
         const lisa_master op = {
             .what = what,
@@ -72,6 +72,9 @@ static lisa_status begin_state(lisa_optimizer *o, uint32_t group) {
     const uint64_t moment = extent_of(o, group).moment;
     LISA_TRY(be->ops->zero(be, state.m, moment));
     LISA_TRY(be->ops->zero(be, state.v, moment));
+    /* Those of a sparse embedding's rows are opened when they come to train. */
+    if (group == 0 && o->rows.n_slots != 0 && state.low != NULL)
+        LISA_TRY(be->ops->zero(be, state.low, o->memory.embedding.low));
     LISA_TRY(masters(o, group, LISA_MASTER_OPEN));
     o->groups[group].steps = 0;
     o->groups[group].has_state = 1;
@@ -150,12 +153,13 @@ lisa_status lisa__optimizer_lend(lisa_optimizer *o) {
         void *low = low_of(o, d->group);
         t->low = lisa__low_size(d->dtype) != 0 ? at(low, place.low) : NULL;
         t->gradient = NULL;
+        t->rows = lisa__is_sparse(&o->shape, i) ? &o->rows : NULL;
         if (!o->groups[d->group].active)
             continue;
         const uint64_t lent =
             o->options.update_in_backward ? lisa__shared_gradient_place(&o->shape, i) : element;
         t->gradient = at(o->memory.gradients, lent * o->model->real_size);
-        element += (d->n_elements + 15) / 16 * 16;
+        element += (lisa__trained_elements(&o->shape, d) + 15) / 16 * 16;
     }
     o->gradient_elements = o->options.update_in_backward ? o->memory.gradient_elements : element;
     return lisa__optimizer_void(o);

@@ -91,7 +91,7 @@ static uint64_t trained_elements(const struct planner *p, const struct lisa__sta
     uint64_t total = 0, layer = 0;
     for (uint32_t i = 0; i < p->n_trained; i++) {
         const struct lisa__tensor_desc *d = &p->trained[i];
-        total += d->group == 0 && s->train_embedding ? d->n_elements : 0;
+        total += d->group == 0 && s->train_embedding ? lisa__trained_elements(s, d) : 0;
         total += d->group == s->n_layers + 1 && s->train_head ? d->n_elements : 0;
         layer += d->group == 1 ? d->n_elements : 0;
     }

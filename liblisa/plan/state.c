@@ -27,6 +27,7 @@ struct lisa__state_shape lisa__state_shape_of(const struct lisa__tensor_desc *de
         .train_embedding = options->train_embedding,
         .train_head = options->train_head,
         .in_backward = options->update_in_backward,
+        .embedding_rows = options->embedding_rows,
         .tied_head = config->tied_head,
         .real_size = real_size,
     };
@@ -57,13 +58,44 @@ static uint64_t moment_bytes(uint32_t moments, uint64_t n, size_t real_size) {
     return round_up(n * (moments == LISA_MOMENTS_BF16 ? sizeof(uint16_t) : real_size), LISA__ALIGN);
 }
 
+static int is_sparse(const struct lisa__state_shape *s, const struct lisa__tensor_desc *t) {
+    return s->embedding_rows != 0 && t->role == LISA__EMBED_W;
+}
+
+int lisa__is_sparse(const struct lisa__state_shape *s, uint32_t index) {
+    return is_sparse(s, &s->tensors[index]);
+}
+
+uint64_t lisa__trained_elements(const struct lisa__state_shape *s,
+                                const struct lisa__tensor_desc *t) {
+    return is_sparse(s, t) ? s->embedding_rows * t->shape[1] : t->n_elements;
+}
+
+/* Of n elements of a tensor whose state stands by itself. */
+static struct lisa__extent extent_of(const struct lisa__state_shape *s,
+                                     const struct lisa__tensor_desc *t, uint64_t n) {
+    const uint32_t moments = s->moments[lisa__part_of(s, t->group)];
+    return (struct lisa__extent){
+        .elements = n,
+        .moment = moment_bytes(moments, n, s->real_size),
+        .low = round_up(n * lisa__low_size(t->dtype), LISA__ALIGN),
+    };
+}
+
+struct lisa__extent lisa__row_extent(const struct lisa__state_shape *s,
+                                     const struct lisa__tensor_desc *t) {
+    return extent_of(s, t, t->shape[1]);
+}
+
 static void extend(struct lisa__extent *e, const struct lisa__state_shape *s,
                    const struct lisa__tensor_desc *t) {
-    const uint32_t moments = s->moments[lisa__part_of(s, t->group)];
+    const uint64_t times = is_sparse(s, t) ? s->embedding_rows : 1;
+    const struct lisa__extent one =
+        is_sparse(s, t) ? lisa__row_extent(s, t) : extent_of(s, t, t->n_elements);
     /* 16 elements are 64 bytes of f32, and a multiple of 64 bytes of f64. */
-    e->elements += round_up(t->n_elements, 16);
-    e->moment += moment_bytes(moments, t->n_elements, s->real_size);
-    e->low += round_up(t->n_elements * lisa__low_size(t->dtype), LISA__ALIGN);
+    e->elements += round_up(times * one.elements, 16);
+    e->moment += times * one.moment;
+    e->low += times * one.low;
 }
 
 struct lisa__extent lisa__tensor_place(const struct lisa__state_shape *s, uint32_t index) {

@@ -37,6 +37,7 @@ struct lisa__state_shape {
     uint32_t train_embedding, train_head;
     uint32_t moments[LISA__PARTS]; /* LISA_MOMENTS_*, never 0 */
     uint32_t in_backward;          /* update_in_backward */
+    uint32_t embedding_rows;       /* of the option; 0: the embedding is dense */
     uint32_t tied_head;
     size_t real_size;
 };
@@ -61,6 +62,17 @@ size_t lisa__low_size(uint32_t dtype);
 
 /* The part that a group belongs to. */
 uint32_t lisa__part_of(const struct lisa__state_shape *shape, uint32_t group);
+
+/* Whether tensor `index` is the embedding, of which embedding_rows rows train. */
+int lisa__is_sparse(const struct lisa__state_shape *shape, uint32_t index);
+
+/* Elements of a tensor that have a gradient. */
+uint64_t lisa__trained_elements(const struct lisa__state_shape *shape,
+                                const struct lisa__tensor_desc *desc);
+
+/* What one row of a sparse embedding spans in it. */
+struct lisa__extent lisa__row_extent(const struct lisa__state_shape *shape,
+                                     const struct lisa__tensor_desc *desc);
 
 /* Where the state of tensor `index` begins within its group's. */
 struct lisa__extent lisa__tensor_place(const struct lisa__state_shape *shape, uint32_t index);

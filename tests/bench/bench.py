@@ -380,8 +380,8 @@ def seven(bench):
     if not directory:
         return bench.add(title, target, "not run: LISA_BENCH_7B names no model directory")
     scratch = os.environ.get("LISA_BENCH_SCRATCH", directory)
-    done = subprocess.run([PROGRAMS / "seven_b", directory, scratch, "steps=3", "in_backward=1",
-                           "moments=3", "turns=1"], text=True, check=False, stdout=subprocess.PIPE,
+    done = subprocess.run([PROGRAMS / "seven_b", directory, scratch, "steps=3", "rows=2048",
+                           "turns=1"], text=True, check=False, stdout=subprocess.PIPE,
                           stderr=subprocess.PIPE)
     if done.returncode != 0:
         raise RuntimeError(f"seven_b: {done.stderr.strip()}")

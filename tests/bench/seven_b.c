@@ -2,10 +2,10 @@
  * (make_llama.py) with the trained layers in a scratch file. One JSON object a line on stdout.
  *
  * usage: seven_b MODEL_DIR SCRATCH_DIR [NAME=NUMBER]...
- *   steps=4 tokens=256 gamma=2 period=1 in_backward=0 moments=1 (LISA_MOMENTS_*)
- *   turns=0     1: layers in turn rather than drawn, so that all of them are soon visited
- *   rate=1      0: the rate of the machine's sgemm is not measured
- *   check=0     1: fails unless resident memory is as planned and stays where it is */
+ *   steps=4 tokens=256 gamma=2 period=1 in_backward=0 moments=1 (LISA_MOMENTS_*) rows=0
+ * (embedding_rows) turns=0     1: layers in turn rather than drawn, so that all of them are soon
+ * visited rate=1      0: the rate of the machine's sgemm is not measured check=0     1: fails
+ * unless resident memory is as planned and stays where it is */
 #include "lisa/lisa.h"
 
 #include "backend/cpu/ops.h"
@@ -27,7 +27,7 @@
     } while (0)
 
 struct settings {
-    double steps, tokens, gamma, period, in_backward, moments, turns, rate, check;
+    double steps, tokens, gamma, period, in_backward, moments, rows, turns, rate, check;
 };
 
 struct work {
@@ -56,6 +56,7 @@ static void read_setting(struct settings *s, const char *text) {
         {"gamma", &s->gamma},
         {"period", &s->period},
         {"in_backward", &s->in_backward},
+        {"rows", &s->rows},
         {"moments", &s->moments},
         {"turns", &s->turns},
         {"rate", &s->rate},
@@ -106,6 +107,7 @@ static void make(struct work *w, const struct settings *s, char **argv) {
     OK(lisa_optimizer_options_init(&optimizer, sizeof optimizer));
     optimizer.max_active_layers = gamma;
     optimizer.update_in_backward = (uint32_t)s->in_backward;
+    optimizer.embedding_rows = (uint32_t)s->rows;
     optimizer.moments_layers = optimizer.moments_head = optimizer.moments_embedding =
         (uint32_t)s->moments;
     OK(lisa_plan_request_init(&request, sizeof request));

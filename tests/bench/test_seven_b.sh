@@ -30,7 +30,7 @@ run() {
 none_mapped() {
     grep -q '"still_mapped": 0}' "$work/log" || { cat "$work/log"; return 1; }
 }
-for how in in_backward=0 in_backward=1; do
+for how in in_backward=0 in_backward=1 rows=256; do
     check "$how: resident as planned, and no more after all layers trained" run $how
     check "$how: every layer moved out of the mapping" none_mapped
 done

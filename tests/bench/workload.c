@@ -5,7 +5,8 @@
  *   dtype=f32|bf16           of random weights              save=DIR  write them there and end
  *   method=lisa|full|lora    batch=B tokens=T gamma=N rank=R
  *   masked=K (first K labels of a sequence)   activations=store|recompute
- *   moments=f32|bf16|8bit    in_backward=0|1  embedding=0|1 head=0|1   threads=N scratch=DIR
+ *   moments=f32|bf16|8bit    in_backward=0|1  embedding_rows=N
+ *   embedding=0|1 head=0|1   threads=N        scratch=DIR
  *
  * Each line of input is a word: "step" (one step), "swap" (the mask moves on), "visit" (every layer
  * is active once), "report" (memory). Each is answered by one line of JSON. */
@@ -144,6 +145,7 @@ static void make_optimizer(struct run *run) {
     options->moments_embedding = options->moments_layers = options->moments_head =
         choice_of("moments", moments);
     options->update_in_backward = number_of("in_backward", 0);
+    options->embedding_rows = number_of("embedding_rows", 0);
     must(lisa_optimizer_create(&run->optimizer, run->model, options));
 }
 

@@ -31,6 +31,7 @@ static const struct run {
     int scratch;
     uint32_t lora_rank; /* 0: no adapter */
     double dropout;
+    uint32_t embedding_rows;
 } RUNS[] = {
     {"full f32", LISA_DTYPE_F32, 0, 0, LISA_STATE_DROP, 1, 1, LISA_ACTIVATIONS_STORE,
      LISA_LOAD_COPY, 0, 0, 0},
@@ -48,6 +49,8 @@ static const struct run {
      LISA_LOAD_MAP, 0, 0, 0},
     {"embedding and head alone", LISA_DTYPE_F32, 0, LISA_NO_LAYERS, LISA_STATE_DROP, 1, 1,
      LISA_ACTIVATIONS_STORE, LISA_LOAD_MAP, 0, 0, 0},
+    {"rows of the embedding", LISA_DTYPE_F16, 0, 1, LISA_STATE_DROP, 1, 1,
+     LISA_ACTIVATIONS_RECOMPUTE, LISA_LOAD_MAP, 0, 0, 0, 60},
     {"lora", LISA_DTYPE_BF16, 0, 0, LISA_STATE_DROP, 1, 1, LISA_ACTIVATIONS_STORE, LISA_LOAD_MAP, 0,
      3, 0},
     {"lora by masks, dropout", LISA_DTYPE_F16, 1, 1, LISA_STATE_DROP, 1, 1,
@@ -98,6 +101,7 @@ static void spec_of(rig_spec *spec, const struct run *run) {
     spec->optimizer.train_embedding = run->train_embedding;
     spec->optimizer.train_head = run->train_head;
     spec->optimizer.scratch_dir = "/var/tmp";
+    spec->optimizer.embedding_rows = run->embedding_rows;
     spec->adapted = run->lora_rank != 0;
     spec->adapter.rank = run->lora_rank;
     spec->adapter.dropout = run->dropout;

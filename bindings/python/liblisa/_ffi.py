@@ -321,7 +321,7 @@ class lisa_optimizer_options(Structure):
         ("lr_factor_layers", c_double),
         ("lr_factor_head", c_double),
         ("update_in_backward", c_uint32),
-        ("reserved", c_uint32),
+        ("embedding_rows", c_uint32),
     ]
 
 

@@ -160,6 +160,7 @@ def optimizer_options(
     lr_factor_layers: Optional[float] = None,
     lr_factor_head: Optional[float] = None,
     update_in_backward: Optional[bool] = None,
+    embedding_rows: Optional[int] = None,
 ) -> _ffi.lisa_optimizer_options:
     """The C options of Optimizer's keywords."""
     values = {
@@ -183,6 +184,7 @@ def optimizer_options(
         "lr_factor_layers": lr_factor_layers,
         "lr_factor_head": lr_factor_head,
         "update_in_backward": update_in_backward,
+        "embedding_rows": embedding_rows,
     }
     return make(_ffi.lisa_optimizer_options, _ffi.lisa_optimizer_options_init, values)
 
@@ -214,6 +216,7 @@ class Optimizer(Handle):
         lr_factor_layers: Optional[float] = None,
         lr_factor_head: Optional[float] = None,
         update_in_backward: Optional[bool] = None,
+        embedding_rows: Optional[int] = None,
     ) -> None:
         """Reserves slots and gradients, and binds to the model: one optimizer at a time.
 
@@ -250,6 +253,7 @@ class Optimizer(Handle):
             lr_factor_layers=lr_factor_layers,
             lr_factor_head=lr_factor_head,
             update_in_backward=update_in_backward,
+            embedding_rows=embedding_rows,
         )
         pointer = self._host.create(
             _ffi.lisa_optimizer,
