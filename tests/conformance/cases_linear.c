@@ -58,6 +58,17 @@ START_TEST(gemm_shapes) {
 }
 END_TEST
 
+/* Such sums may be taken in parts. */
+START_TEST(gemm_long_sums) {
+    static const product products[] = {{26, 35, 8801, 1}, {300, 3, 9000, 0}};
+    for (size_t i = 0; i < sizeof products / sizeof *products; i++)
+        for (uint32_t trans = 0; trans < 4; trans++) {
+            check_gemm(products[i], trans, dtypes[_i], 1.0, 0.0);
+            check_gemm(products[i], trans, dtypes[_i], -0.5, 2.0);
+        }
+}
+END_TEST
+
 START_TEST(gemm_random_shapes) {
     for (int i = 0; i < 24; i++) {
         product p = {1 + conf_below(90), 1 + conf_below(90), 1 + conf_below(300), conf_below(3)};
@@ -224,6 +235,7 @@ TCase *conformance_linear(void) {
     tcase_add_checked_fixture(tcase, conf_setup, conf_teardown);
     tcase_set_timeout(tcase, 60);
     tcase_add_loop_test(tcase, gemm_shapes, 0, 4);
+    tcase_add_loop_test(tcase, gemm_long_sums, 0, 4);
     tcase_add_loop_test(tcase, gemm_random_shapes, 0, 4);
     tcase_add_test(tcase, gemm_of_nothing);
     tcase_add_loop_test(tcase, gemm_large, 0, 2);

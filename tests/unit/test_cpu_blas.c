@@ -215,8 +215,9 @@ static void check_same_bits(lisa_backend *be, uint32_t m, uint32_t n, uint32_t k
 START_TEST(test_halves_give_the_bits_of_floats) {
     lisa_context *context;
     ck_assert_int_eq(lisa_context_create(&context, NULL), LISA_OK);
-    static const uint32_t shapes[][3] = {
-        {1, 100, 77}, {4, 33, 600}, {5, 70, 1000}, {300, 700, 900}, {70, 20, 3000}};
+    static const uint32_t shapes[][3] = {{1, 100, 77},    {4, 33, 600},   {5, 70, 1000},
+                                         {300, 700, 900}, {70, 20, 3000}, {30, 700, 8300},
+                                         {20, 11000, 500}};
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
         check_same_bits(context->be, shapes[i][0], shapes[i][1], shapes[i][2], LISA_DTYPE_BF16);
         check_same_bits(context->be, shapes[i][0], shapes[i][1], shapes[i][2], LISA_DTYPE_F16);

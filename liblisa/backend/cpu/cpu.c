@@ -2,6 +2,8 @@
 
 #include "backend/cpu/ops.h"
 
+#include <string.h>
+
 #define PAGE ((size_t)4096)
 
 lisa_status lisa__cpu_refuse(lisa_backend *be, const char *text) {
@@ -41,7 +43,8 @@ const float *lisa__cpu_floats(const struct lisa__cpu *cpu, lisa_typed x, size_t 
 
 /* One page more than the parts, so that they can begin on one. */
 static size_t memory_bytes(size_t blas_bytes, uint32_t n_threads) {
-    return n_threads * lisa__cpu_thread_bytes(blas_bytes) + PAGE;
+    return n_threads * lisa__cpu_thread_bytes(blas_bytes) + LISA_CPU_PARTIALS * sizeof(float) +
+           PAGE;
 }
 
 static uint64_t workspace_bytes(uint32_t n_threads) {
@@ -59,6 +62,8 @@ static lisa_status take_workspace(struct lisa__cpu *cpu) {
     if (status != LISA_OK)
         return status;
     cpu->workspace = (char *)(((uintptr_t)cpu->memory + PAGE - 1) / PAGE * PAGE);
+    /* Not every model has a product that needs them; resident is what was planned all the same. */
+    memset(lisa__cpu_partials(cpu), 0, LISA_CPU_PARTIALS * sizeof(float));
     return LISA_OK;
 }
 

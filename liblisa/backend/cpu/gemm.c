@@ -18,8 +18,16 @@
 #define TILE_AREA 1.5e5
 #define PAIR_FLOPS 2.0e6
 
+/* Where C is small and the sum long (the gradient of what the head read: a vocabulary long), parts
+ * of the sum are tasks instead, of the largest tiles: all but the first go to memory of their own
+ * and are added in the end, in order. */
+#define SPLIT_PARTS 4
+#define SPLIT_LENGTH 2048 /* of a part at least: adding costs less than 1 % */
+
 /* To pack an element of A takes that of B times so much; the former lies in shorter rows. */
 #define COST_OF_A 1.5
+
+#define LEAST_COLUMNS 320 /* of a tile that is made narrower to have all of k in one block */
 
 /* Tiles begin at multiples of so many rows and columns. */
 #define UNIT 16
@@ -28,6 +36,7 @@ struct product {
     const struct lisa__cpu *cpu;
     const lisa_gemm *op;
     uint32_t n_rows, n_columns; /* of tiles */
+    uint32_t n_parts;           /* of the sum over k */
 };
 
 static uint32_t ceil_div(uint32_t a, uint32_t b) {
@@ -59,6 +68,25 @@ static uint32_t columns_for(uint32_t rows, uint32_t wanted, uint32_t least) {
     return columns + (wanted > 1 && rows * columns % 2 != 0);
 }
 
+/* Tiles of fewer columns where there are many anyway, if then whole rows of a transposed B fit into
+ * the scratch: a wide model's head, whose weights come from memory and are widened once. */
+static uint32_t fewest_columns(const lisa_gemm *op) {
+    const uint32_t fewest = ceil_div(op->n, LISA_BLAS_MAX_N);
+    const uint32_t whole = (uint32_t)(LISA_CPU_SCRATCH / ((size_t)op->k + UNIT) / UNIT * UNIT);
+    if (!op->trans_b || fewest < MOST_TILES || whole < LEAST_COLUMNS || whole > LISA_BLAS_MAX_N)
+        return fewest;
+    return ceil_div(op->n, whole);
+}
+
+/* In how many parts the sum over k is, where the fewest tiles are `tiles`. */
+static uint32_t parts_of_sum(const lisa_gemm *op, uint32_t tiles) {
+    const size_t area = (size_t)op->m * op->n;
+    const int is_long = op->k >= SPLIT_PARTS * SPLIT_LENGTH &&
+                        2.0 * (double)area * op->k >= SPLIT_PARTS * PAIR_FLOPS;
+    const int fits = (SPLIT_PARTS - 1) * area <= LISA_CPU_PARTIALS;
+    return is_long && fits && tiles <= 2 ? SPLIT_PARTS : 1;
+}
+
 /* The tiles that pack the least, of those that are enough in number. They depend on m, n and k
  * alone. */
 static void choose_tiles(struct product *p) {
@@ -66,10 +94,13 @@ static void choose_tiles(struct product *p) {
     const uint32_t wanted = wanted_tiles(op);
     const uint32_t row_units = ceil_div(op->m, UNIT), column_units = ceil_div(op->n, UNIT);
     const uint32_t least_rows = ceil_div(op->m, LISA_BLAS_MAX_M);
-    const uint32_t least_columns = ceil_div(op->n, LISA_BLAS_MAX_N);
+    const uint32_t least_columns = fewest_columns(op);
     double least = INFINITY;
     p->n_rows = least_rows;
     p->n_columns = least_columns;
+    p->n_parts = parts_of_sum(op, least_rows * least_columns);
+    if (p->n_parts > 1)
+        return;
     for (uint32_t rows = least_rows; rows <= least_rows + wanted && rows <= row_units; rows++) {
         uint32_t columns = columns_for(rows, wanted, least_columns);
         double packed = COST_OF_A * columns * op->m + (double)rows * op->n;
@@ -99,43 +130,75 @@ static void take_b(const struct product *p, struct lisa__sgemm *part, uint32_t j
                               n_columns);
 }
 
+/* What a task computes: op(A)'s rows from i0, op(B)'s columns from j0, k from k0 to k1. */
+struct tile {
+    uint32_t i0, j0, k0, k1;
+};
+
 /* The tile's sum over k in blocks, so that a block of a 16-bit B, widened, is no larger than the
- * scratch; a B of floats has the same blocks and so gives the same bits. */
-static void sum_blocks(const struct product *p, struct lisa__sgemm *part, uint32_t i0, uint32_t j0,
+ * scratch; a B of floats has the same blocks and so gives the same bits. `part`: all but A, B, k.
+ */
+static void sum_blocks(const struct product *p, const struct tile *t, struct lisa__sgemm *part,
                        uint32_t thread) {
     const lisa_gemm *op = p->op;
-    const float *a = op->a;
+    const float *a = op->a, beta = part->beta;
     /* Blocks begin at multiples of a unit, so one may be longer than the mean by as much. */
     const uint32_t most = (uint32_t)(LISA_CPU_SCRATCH / longest_part(op->n, p->n_columns)) - UNIT;
-    const uint32_t n_blocks = op->k > 0 ? ceil_div(op->k, most) : 1;
+    const uint32_t length = t->k1 - t->k0, n_blocks = length > 0 ? ceil_div(length, most) : 1;
     for (uint32_t l = 0; l < n_blocks; l++) {
-        const uint32_t k0 = part_begin(op->k, l, n_blocks);
-        part->k = part_begin(op->k, l + 1, n_blocks) - k0;
-        part->beta = l == 0 ? (float)op->beta : 1.0f;
-        part->a = a + (op->trans_a ? k0 * op->lda + i0 : i0 * op->lda + k0);
-        take_b(p, part, j0, k0, lisa__cpu_scratch(p->cpu, thread));
+        const uint32_t begin = part_begin(length, l, n_blocks), k0 = t->k0 + begin;
+        part->k = part_begin(length, l + 1, n_blocks) - begin;
+        part->beta = l == 0 ? beta : 1.0f;
+        part->a = a + (op->trans_a ? k0 * op->lda + t->i0 : t->i0 * op->lda + k0);
+        take_b(p, part, t->j0, k0, lisa__cpu_scratch(p->cpu, thread));
         lisa__sgemm(lisa__cpu_blas_buffer(p->cpu, thread), part);
     }
+}
+
+/* Part `part` of the sum, 1 or more, as a matrix of n columns. */
+static float *partial_sum(const struct product *p, uint32_t part) {
+    return lisa__cpu_partials(p->cpu) + (size_t)(part - 1) * p->op->m * p->op->n;
 }
 
 /* Tiles are numbered down the columns, whose tiles share their part of B. */
 static void tile_task(void *arg, uint32_t i, uint32_t thread) {
     const struct product *p = arg;
     const lisa_gemm *op = p->op;
-    const uint32_t row = i % p->n_rows, column = i / p->n_rows;
-    const uint32_t i0 = part_begin(op->m, row, p->n_rows);
-    const uint32_t j0 = part_begin(op->n, column, p->n_columns);
-    struct lisa__sgemm part = {
-        .m = part_begin(op->m, row + 1, p->n_rows) - i0,
-        .n = part_begin(op->n, column + 1, p->n_columns) - j0,
+    const uint32_t row = i % p->n_rows, column = i / p->n_rows % p->n_columns;
+    const uint32_t part = i / p->n_rows / p->n_columns;
+    const struct tile t = {
+        .i0 = part_begin(op->m, row, p->n_rows),
+        .j0 = part_begin(op->n, column, p->n_columns),
+        .k0 = part_begin(op->k, part, p->n_parts),
+        .k1 = part_begin(op->k, part + 1, p->n_parts),
+    };
+    float *c = part == 0 ? op->c : partial_sum(p, part);
+    const size_t ldc = part == 0 ? op->ldc : op->n;
+    struct lisa__sgemm product = {
+        .m = part_begin(op->m, row + 1, p->n_rows) - t.i0,
+        .n = part_begin(op->n, column + 1, p->n_columns) - t.j0,
         .trans_a = op->trans_a,
         .trans_b = op->trans_b,
         .alpha = (float)op->alpha,
-        .c = (float *)op->c + i0 * op->ldc + j0,
+        .beta = part == 0 ? (float)op->beta : 0.0f,
+        .c = c + t.i0 * ldc + t.j0,
         .lda = op->lda,
-        .ldc = op->ldc,
+        .ldc = ldc,
     };
-    sum_blocks(p, &part, i0, j0, thread);
+    sum_blocks(p, &t, &product, thread);
+}
+
+/* Adds the other parts of the sum to rows [from, to) of C. */
+static void add_parts(const struct lisa__pieces *all, size_t from, size_t to) {
+    const struct product *p = all->op;
+    const lisa_gemm *op = p->op;
+    for (uint32_t part = 1; part < p->n_parts; part++)
+        for (size_t i = from; i < to; i++) {
+            const float *restrict more = partial_sum(p, part) + i * op->n;
+            float *restrict c = (float *)op->c + i * op->ldc;
+            for (size_t j = 0; j < op->n; j++)
+                c[j] += more[j];
+        }
 }
 
 /* Columns [from, to) of a product of few rows. */
@@ -171,6 +234,8 @@ lisa_status lisa__cpu_gemm(lisa_backend *be, const lisa_gemm *op) {
     }
     struct product p = {.cpu = cpu, .op = op};
     choose_tiles(&p);
-    be->host->parallel(be->host->self, p.n_rows * p.n_columns, tile_task, &p);
+    be->host->parallel(be->host->self, p.n_rows * p.n_columns * p.n_parts, tile_task, &p);
+    if (p.n_parts > 1)
+        lisa__cpu_in_pieces(cpu, &p, op->m, lisa__cpu_rows(op->n), add_parts);
     return LISA_OK;
 }

@@ -13,6 +13,9 @@
  * attention scores with what belongs to their rows. */
 #define LISA_CPU_SCRATCH ((size_t)640 * 336)
 
+/* Partial sums of a product beside its result, in floats, for all threads together. */
+#define LISA_CPU_PARTIALS ((size_t)3 * 256 * 768)
+
 /* Elements that make a task worth its handing out. */
 #define LISA_CPU_CHUNK ((size_t)16384)
 
@@ -24,7 +27,7 @@ struct lisa__cpu {
     const struct lisa__vector *vector;
     void *memory;      /* as allocated */
     size_t blas_bytes; /* of each thread, at the front of its part */
-    char *workspace;   /* aligned to 4096: for each thread a BLAS buffer and scratch */
+    char *workspace; /* aligned to 4096: for each thread a BLAS buffer and scratch; partial sums */
 };
 
 static inline struct lisa__cpu *lisa__cpu_of(lisa_backend *be) {
@@ -42,6 +45,10 @@ static inline void *lisa__cpu_blas_buffer(const struct lisa__cpu *cpu, uint32_t 
 static inline float *lisa__cpu_scratch(const struct lisa__cpu *cpu, uint32_t thread) {
     void *behind = (char *)lisa__cpu_blas_buffer(cpu, thread) + cpu->blas_bytes;
     return behind;
+}
+
+static inline float *lisa__cpu_partials(const struct lisa__cpu *cpu) {
+    return lisa__cpu_blas_buffer(cpu, cpu->base.host->n_threads);
 }
 
 static inline size_t lisa__min(size_t a, size_t b) {
