@@ -2,6 +2,7 @@
  * fails; nothing grows. */
 #include "check_main.h"
 #include "lisa/lisa.h"
+#include "model/pass.h"
 #include "rig.h"
 
 #include <math.h>
@@ -34,29 +35,29 @@ static const struct run {
     uint32_t embedding_rows;
 } RUNS[] = {
     {"full f32", LISA_DTYPE_F32, 0, 0, LISA_STATE_DROP, 1, 1, LISA_ACTIVATIONS_STORE,
-     LISA_LOAD_COPY, 0, 0, 0},
+     LISA_LOAD_COPY, 0, 0, 0, 0},
     {"gamma 2 bf16", LISA_DTYPE_BF16, 0, 2, LISA_STATE_DROP, 1, 1, LISA_ACTIVATIONS_STORE,
-     LISA_LOAD_MAP, 0, 0, 0},
+     LISA_LOAD_MAP, 0, 0, 0, 0},
     {"gamma 1 f16 tied, recompute", LISA_DTYPE_F16, 1, 1, LISA_STATE_DROP, 1, 1,
-     LISA_ACTIVATIONS_RECOMPUTE, LISA_LOAD_MAP, 0, 0, 0},
+     LISA_ACTIVATIONS_RECOMPUTE, LISA_LOAD_MAP, 0, 0, 0, 0},
     {"keep", LISA_DTYPE_BF16, 0, 1, LISA_STATE_KEEP, 1, 1, LISA_ACTIVATIONS_STORE, LISA_LOAD_MAP, 0,
-     0, 0},
+     0, 0, 0},
     {"offload", LISA_DTYPE_BF16, 0, 1, LISA_STATE_OFFLOAD, 1, 1, LISA_ACTIVATIONS_RECOMPUTE,
-     LISA_LOAD_MAP, 0, 0, 0},
+     LISA_LOAD_MAP, 0, 0, 0, 0},
     {"scratch file", LISA_DTYPE_BF16, 0, 1, LISA_STATE_DROP, 1, 1, LISA_ACTIVATIONS_STORE,
-     LISA_LOAD_MAP, 1, 0, 0},
+     LISA_LOAD_MAP, 1, 0, 0, 0},
     {"embedding and head off", LISA_DTYPE_BF16, 0, 1, LISA_STATE_DROP, 0, 0, LISA_ACTIVATIONS_STORE,
-     LISA_LOAD_MAP, 0, 0, 0},
+     LISA_LOAD_MAP, 0, 0, 0, 0},
     {"embedding and head alone", LISA_DTYPE_F32, 0, LISA_NO_LAYERS, LISA_STATE_DROP, 1, 1,
-     LISA_ACTIVATIONS_STORE, LISA_LOAD_MAP, 0, 0, 0},
+     LISA_ACTIVATIONS_STORE, LISA_LOAD_MAP, 0, 0, 0, 0},
     {"rows of the embedding", LISA_DTYPE_F16, 0, 1, LISA_STATE_DROP, 1, 1,
      LISA_ACTIVATIONS_RECOMPUTE, LISA_LOAD_MAP, 0, 0, 0, 60},
     {"lora", LISA_DTYPE_BF16, 0, 0, LISA_STATE_DROP, 1, 1, LISA_ACTIVATIONS_STORE, LISA_LOAD_MAP, 0,
-     3, 0},
+     3, 0, 0},
     {"lora by masks, dropout", LISA_DTYPE_F16, 1, 1, LISA_STATE_DROP, 1, 1,
-     LISA_ACTIVATIONS_RECOMPUTE, LISA_LOAD_MAP, 0, 5, 0.25},
+     LISA_ACTIVATIONS_RECOMPUTE, LISA_LOAD_MAP, 0, 5, 0.25, 0},
     {"lora on the head, offload", LISA_DTYPE_F32, 0, 1, LISA_STATE_OFFLOAD, 1, 1,
-     LISA_ACTIVATIONS_STORE, LISA_LOAD_COPY, 0, 4, 0},
+     LISA_ACTIVATIONS_STORE, LISA_LOAD_COPY, 0, 4, 0, 0},
 };
 /* The last runs are of adapters. */
 enum { N_RUNS = sizeof RUNS / sizeof *RUNS, N_BASE_RUNS = N_RUNS - 3 };
@@ -318,6 +319,48 @@ START_TEST(test_auto_fits_the_limit) {
 }
 END_TEST
 
+/* The optimizer first, so that AUTO knows what is left. */
+static void make_optimizer_first(rig *r, const rig_spec *given) {
+    rig_spec spec = *given;
+    spec.no_optimizer = 1;
+    spec.batch.inference_only = 1;
+    rig_make(r, &spec);
+    lisa_batch_destroy(r->batch);
+    OK(lisa_optimizer_create(&r->optimizer, r->model, &given->optimizer));
+    OK(lisa_batch_create(&r->batch, r->model, given->max_batch, given->max_tokens, &given->batch));
+}
+
+START_TEST(test_mixed_is_stored) {
+    const struct run *run = &RUNS[1];
+    rig_spec spec;
+    rig stored, mixed;
+    lisa_plan_report plan;
+    uint64_t handles = 0;
+    save_model(run);
+    spec_of(&spec, run);
+    plan_of(&spec, &plan);
+    make_optimizer_first(&stored, &spec);
+    OK(lisa_context_memory(stored.context, LISA_MEM_HANDLES, &handles, NULL));
+    spec.batch.activations = LISA_ACTIVATIONS_AUTO;
+    spec.context.memory_limit = plan.total + handles - 4096;
+    make_optimizer_first(&mixed, &spec);
+    const uint32_t n_stored = mixed.batch->activations.shape.stored_layers;
+    ck_assert_msg(n_stored > 0 && n_stored < 3, "%u layers stored", n_stored);
+    for (uint64_t step = 0; step < 2; step++) {
+        apply_turn(&stored, run, step);
+        rig_random_batch(&stored, 2, 11, step);
+        apply_turn(&mixed, run, step);
+        rig_random_batch(&mixed, 2, 11, step);
+        const double a = rig_step(&stored), b = rig_step(&mixed);
+        ck_assert_mem_eq(&a, &b, sizeof a);
+        rig_assert_same_weights(&stored, &mixed, "some layers recomputed");
+    }
+    rig_destroy(&stored);
+    rig_destroy(&mixed);
+    remove_directory();
+}
+END_TEST
+
 static uint64_t limited_bytes(const lisa_context *context) {
     uint64_t total = 0, now = 0;
     for (uint32_t c = 0; c < LISA_MEM_CLASSES; c++) {
@@ -457,6 +500,7 @@ static Suite *make_suite(void) {
     tcase_add_loop_test(tcase, test_held_is_planned_in_every_family, 0, 2 * N_FAMILIES);
     tcase_add_loop_test(tcase, test_a_page_less_fails, 0, N_MOMENTS * N_RUNS);
     tcase_add_test(tcase, test_auto_fits_the_limit);
+    tcase_add_test(tcase, test_mixed_is_stored);
     /* Not where opening needs more than the limits here: copied weights, a small adapter. */
     tcase_add_loop_test(tcase, test_a_failed_optimizer_holds_nothing, 1, N_BASE_RUNS);
     tcase_add_loop_test(tcase, test_destroying_gives_everything_back, 0, N_RUNS);
