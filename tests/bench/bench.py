@@ -380,17 +380,26 @@ def seven(bench):
     if not directory:
         return bench.add(title, target, "not run: LISA_BENCH_7B names no model directory")
     scratch = os.environ.get("LISA_BENCH_SCRATCH", directory)
-    done = subprocess.run([PROGRAMS / "seven_b", directory, scratch, "steps=3", "rows=2048",
+    done = subprocess.run([PROGRAMS / "seven_b", directory, scratch, "steps=4", "rows=2048",
                            "turns=1"], text=True, check=False, stdout=subprocess.PIPE,
                           stderr=subprocess.PIPE)
     if done.returncode != 0:
         raise RuntimeError(f"seven_b: {done.stderr.strip()}")
-    said = {answer["what"]: answer for answer in map(json.loads, done.stdout.splitlines())}
-    step, held, speed_found = said["step"], said["memory"], said["speed"]
-    return bench.add(title, target, f"{speed_found['best_seconds']:.0f} s, "
-                     f"{speed_found['share']:.2f} of the machine's sgemm; "
-                     f"{held['resident'] / GIB:.2f} GiB, planned {held['planned'] / GIB:.2f} GiB; "
-                     f"{step['major_faults']:.0f} major faults")
+    said = [json.loads(line) for line in done.stdout.splitlines()]
+    steps = [line for line in said if line["what"] == "step"]
+    held = next(line for line in said if line["what"] == "memory")
+    shape = flops.Shape.of(json.loads((pathlib.Path(directory) / "config.json").read_text()))
+    how = flops.Method("lisa")
+    worker = rate_of(flops.products(shape, 256, how, scored=255))
+    answer = worker.ask("run")
+    worker.close()
+    seconds = statistics.median(step["seconds"] for step in steps[1:])
+    share = flops.useful(shape, 1, 256, how) / seconds / (answer["flops"] / answer["seconds"])
+    faults = statistics.median(step["major_faults"] for step in steps[1:])
+    return bench.add(title, target, f"{seconds:.0f} s, useful FLOPs {share:.2f} of the rate "
+                     f"(a layer's forward is made twice); {held['resident'] / GIB:.2f} GiB, "
+                     f"{100 * held['off']:+.2f} % off the plan, grown by {held['growth']:.0f} "
+                     f"bytes; {faults:.0f} major faults a step")
 
 
 def growing(bench):

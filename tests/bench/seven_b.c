@@ -2,14 +2,13 @@
  * (make_llama.py) with the trained layers in a scratch file. One JSON object a line on stdout.
  *
  * usage: seven_b MODEL_DIR SCRATCH_DIR [NAME=NUMBER]...
- *   steps=4 tokens=256 gamma=2 period=1 in_backward=0 moments=1 (LISA_MOMENTS_*) rows=0
- * (embedding_rows) turns=0     1: layers in turn rather than drawn, so that all of them are soon
- * visited rate=1      0: the rate of the machine's sgemm is not measured check=0     1: fails
- * unless resident memory is as planned and stays where it is */
+ *   steps=4 tokens=256 gamma=2 period=1
+ *   in_backward=0 moments=1   update_in_backward, and LISA_MOMENTS_* of all groups
+ *   rows=0                    embedding_rows
+ *   turns=0                   1: layers in turn rather than drawn, so that all are soon visited
+ *   check=0                   1: fails unless resident memory is as planned and stays where it is
+ */
 #include "lisa/lisa.h"
-
-#include "backend/cpu/ops.h"
-#include "core/context.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -27,7 +26,7 @@
     } while (0)
 
 struct settings {
-    double steps, tokens, gamma, period, in_backward, moments, rows, turns, rate, check;
+    double steps, tokens, gamma, period, in_backward, moments, rows, turns, check;
 };
 
 struct work {
@@ -59,7 +58,6 @@ static void read_setting(struct settings *s, const char *text) {
         {"rows", &s->rows},
         {"moments", &s->moments},
         {"turns", &s->turns},
-        {"rate", &s->rate},
         {"check", &s->check},
     };
     const char *equals = strchr(text, '=');
@@ -154,184 +152,6 @@ static void make_plan_line(const struct work *w) {
     fflush(stdout);
 }
 
-/* ---- the rate: the step's own products, f32, back to back through the same BLAS ---------------
- */
-
-struct rate {
-    struct lisa__cpu *cpu;
-    struct lisa__sgemm op;
-    uint32_t n_tasks;
-};
-
-/* A share of the columns of the product. */
-static void rate_task(void *arg, uint32_t i, uint32_t thread) {
-    const struct rate *r = arg;
-    struct lisa__sgemm op = r->op;
-    const uint32_t from = (uint32_t)((uint64_t)r->op.n * i / r->n_tasks);
-    op.n = (uint32_t)((uint64_t)r->op.n * (i + 1) / r->n_tasks) - from;
-    op.b += op.trans_b ? from * op.ldb : from;
-    op.c += from;
-    lisa__sgemm(lisa__cpu_blas_buffer(r->cpu, thread), &op);
-}
-
-struct product {
-    uint32_t out, in;
-    double forwards, inputs, weights; /* how often in a step, without recomputation */
-};
-
-/* Seconds of one product in shares no larger than lisa__sgemm takes, best of two. */
-static double product_seconds(lisa_backend *be, struct lisa__sgemm whole, uint32_t n_threads) {
-    double best = INFINITY;
-    for (int repeat = 0; repeat < 2; repeat++) {
-        const double begin = now();
-        for (uint32_t row = 0; row < whole.m; row += LISA_BLAS_MAX_M) {
-            struct rate r = {.cpu = lisa__cpu_of(be), .op = whole};
-            const uint32_t left = whole.m - row;
-            r.op.m = left < LISA_BLAS_MAX_M ? left : LISA_BLAS_MAX_M;
-            r.op.a += whole.trans_a ? row : row * whole.lda;
-            r.op.c += (size_t)row * whole.ldc;
-            r.n_tasks = (whole.n + LISA_BLAS_MAX_N - 1) / LISA_BLAS_MAX_N;
-            r.n_tasks = (r.n_tasks + n_threads - 1) / n_threads * n_threads;
-            be->host->parallel(be->host->self, r.n_tasks, rate_task, &r);
-        }
-        best = fmin(best, now() - begin);
-    }
-    return best;
-}
-
-/* Of a weight [out, in] and x [tokens, in]: y = x W', dx = dy W, dW = dy' x. */
-static double linear_seconds(lisa_backend *be, const struct product *p, uint32_t tokens,
-                             uint32_t n_threads, float *buffers[3]) {
-    float *x = buffers[0], *w = buffers[1], *y = buffers[2];
-    const struct lisa__sgemm forward = {.m = tokens,
-                                        .n = p->out,
-                                        .k = p->in,
-                                        .trans_b = 1,
-                                        .alpha = 1,
-                                        .a = x,
-                                        .lda = p->in,
-                                        .b = w,
-                                        .ldb = p->in,
-                                        .c = y,
-                                        .ldc = p->out};
-    const struct lisa__sgemm input = {.m = tokens,
-                                      .n = p->in,
-                                      .k = p->out,
-                                      .alpha = 1,
-                                      .a = y,
-                                      .lda = p->out,
-                                      .b = w,
-                                      .ldb = p->in,
-                                      .c = x,
-                                      .ldc = p->in};
-    const struct lisa__sgemm weight = {.m = p->out,
-                                       .n = p->in,
-                                       .k = tokens,
-                                       .trans_a = 1,
-                                       .alpha = 1,
-                                       .a = y,
-                                       .lda = p->out,
-                                       .b = x,
-                                       .ldb = p->in,
-                                       .c = w,
-                                       .ldc = p->in};
-    return p->forwards * product_seconds(be, forward, n_threads) +
-           p->inputs * product_seconds(be, input, n_threads) +
-           p->weights * product_seconds(be, weight, n_threads);
-}
-
-enum { N_PRODUCTS = 6 };
-
-static void list_products(const struct work *w, const struct settings *s,
-                          struct product list[N_PRODUCTS]) {
-    const lisa_model_config *c = &w->config;
-    const uint32_t heads = c->n_kv_heads != 0 ? c->n_kv_heads : c->n_heads;
-    const uint32_t dim = c->head_dim != 0 ? c->head_dim : c->d_model / c->n_heads;
-    const double l = c->n_layers, g = s->gamma;
-    const struct product all[N_PRODUCTS] = {
-        {c->n_heads * dim, c->d_model, l, l, g}, {heads * dim, c->d_model, 2 * l, 2 * l, 2 * g},
-        {c->d_model, c->n_heads * dim, l, l, g}, {c->d_ff, c->d_model, 2 * l, 2 * l, 2 * g},
-        {c->d_model, c->d_ff, l, l, g},          {c->vocab_size, c->d_model, 1, 1, 1},
-    };
-    memcpy(list, all, sizeof all);
-}
-
-static double product_flops(const struct product *p, double tokens) {
-    return 2.0 * tokens * p->out * p->in * (p->forwards + p->inputs + p->weights);
-}
-
-static double list_flops(const struct product list[N_PRODUCTS], double tokens) {
-    double flops = 0;
-    for (uint32_t i = 0; i < N_PRODUCTS; i++)
-        flops += product_flops(&list[i], tokens);
-    return flops;
-}
-
-static float *zeros(size_t n) {
-    float *x = calloc(n, sizeof *x);
-    if (x == NULL)
-        exit(1);
-    return x;
-}
-
-/* FLOP/s of the list of products. */
-static double sgemm_rate(const struct work *w, const struct settings *s) {
-    struct product list[N_PRODUCTS];
-    const uint32_t tokens = (uint32_t)s->tokens;
-    size_t wide = 0, large = 0;
-    list_products(w, s, list);
-    for (uint32_t i = 0; i < N_PRODUCTS; i++) {
-        const size_t out = list[i].out, in = list[i].in, widest = out > in ? out : in;
-        wide = widest > wide ? widest : wide;
-        large = out * in > large ? out * in : large;
-    }
-    float *buffers[3] = {zeros(wide * tokens), zeros(large), zeros(wide * tokens)};
-    double seconds = 0;
-    for (uint32_t i = 0; i < N_PRODUCTS; i++)
-        seconds += linear_seconds(w->context->be, &list[i], tokens,
-                                  lisa_context_n_threads(w->context), buffers);
-    for (int i = 0; i < 3; i++)
-        free(buffers[i]);
-    return list_flops(list, tokens) / seconds;
-}
-
-/* A pass of attention, causal: each query sees half of the keys. */
-static double attention_flops(const struct work *w, double tokens) {
-    return 2 * tokens * (tokens + 1) * (double)w->config.d_model * w->config.n_layers;
-}
-
-/* Products of weights, and attention forward and, at twice the cost, backward. */
-static double useful_flops(const struct work *w, const struct settings *s) {
-    struct product list[N_PRODUCTS];
-    list_products(w, s, list);
-    return list_flops(list, s->tokens) + 3 * attention_flops(w, s->tokens);
-}
-
-/* With the layers' second forward pass. */
-static double done_flops(const struct work *w, const struct settings *s) {
-    struct product list[N_PRODUCTS];
-    list_products(w, s, list);
-    double flops = useful_flops(w, s) + attention_flops(w, s->tokens);
-    for (uint32_t i = 0; i + 1 < N_PRODUCTS; i++)
-        flops += 2.0 * s->tokens * list[i].out * list[i].in * list[i].forwards;
-    return flops;
-}
-
-static void speed_line(const struct work *w, const struct settings *s, double seconds) {
-    const double rate = s->rate != 0 ? sgemm_rate(w, s) : 0;
-    const double useful = useful_flops(w, s) / seconds, done = done_flops(w, s) / seconds;
-    printf("{\"what\": \"speed\", \"useful_flops\": %.4e, \"best_seconds\": %.3f, "
-           "\"useful_gflops\": %.1f, \"gflops_with_recompute\": %.1f",
-           useful_flops(w, s), seconds, 1e-9 * useful, 1e-9 * done);
-    if (rate > 0)
-        printf(", \"sgemm_gflops\": %.1f, \"share\": %.3f, \"share_with_recompute\": %.3f",
-               1e-9 * rate, useful / rate, done / rate);
-    printf("}\n");
-}
-
-/* ---- steps ------------------------------------------------------------------------------------
- */
-
 static void swap(const struct work *w, uint64_t step) {
     uint8_t mask[LISA_SAMPLER_MAX_LAYERS + 2];
     const uint32_t n_groups = lisa_sampler_n_groups(w->sampler);
@@ -352,8 +172,8 @@ static void step_line(uint64_t step, double swap_s, double step_s, const lisa_st
     fflush(stdout);
 }
 
-/* Seconds of the step; resident memory after it in *held. */
-static double one_step(const struct work *w, uint64_t step, double *held) {
+/* Resident memory after it goes to *held. */
+static void one_step(const struct work *w, uint64_t step, double *held) {
     lisa_step_stats stats = {.struct_size = sizeof stats};
     struct rusage before;
     getrusage(RUSAGE_SELF, &before);
@@ -364,7 +184,6 @@ static double one_step(const struct work *w, uint64_t step, double *held) {
     const double end = now();
     step_line(step, swapped - begin, end - swapped, &stats, &before);
     *held = resident();
-    return end - begin;
 }
 
 /* Evaluation and staging are held during calls that are not made here. */
@@ -383,10 +202,9 @@ static int check(const struct work *w, double base, double first, double most) {
 }
 
 int main(int argc, char **argv) {
-    struct settings s = {
-        .steps = 4, .tokens = 256, .gamma = 2, .period = 1, .moments = 1, .rate = 1};
+    struct settings s = {.steps = 4, .tokens = 256, .gamma = 2, .period = 1, .moments = 1};
     struct work w = {.context = NULL};
-    double best = INFINITY, first = 0, most = 0;
+    double first = 0, most = 0;
     if (argc < 3) {
         printf("seven_b: nothing to do without MODEL_DIR (see make_llama.py) and SCRATCH_DIR\n");
         return argc == 1 ? 0 : 2;
@@ -400,12 +218,11 @@ int main(int argc, char **argv) {
     set_tokens(&w, (uint32_t)s.tokens);
     for (uint64_t step = 0; step < (uint64_t)s.steps; step++) {
         double held;
-        best = fmin(best, one_step(&w, step, &held));
+        one_step(&w, step, &held);
         first = step == 0 ? held : first;
         most = fmax(most, held);
     }
     const int right = check(&w, base, first, most);
-    speed_line(&w, &s, best);
     lisa_sampler_destroy(w.sampler);
     lisa_optimizer_destroy(w.optimizer);
     lisa_batch_destroy(w.batch);

@@ -22,7 +22,7 @@ check "in shards" test -e "$work/model/model-00005-of-00005.safetensors"
 
 # Two of eight layers a step, so that four steps visit all and the fifth begins again.
 run() {
-    "$program" "$work/model" "$work" steps=5 tokens=128 turns=1 rate=0 check=1 "$@" >"$work/log" || {
+    "$program" "$work/model" "$work" steps=5 tokens=128 turns=1 check=1 "$@" >"$work/log" || {
         cat "$work/log"
         return 1
     }
