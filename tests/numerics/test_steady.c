@@ -2,6 +2,7 @@
 #include "check_main.h"
 #include "rig.h"
 
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -102,7 +103,14 @@ static long faults(void) {
     return usage.ru_minflt;
 }
 
-/* A handful are the runtime's own: stacks, and counters of the kernel. */
+static long faults_of_steps(rig *r, uint64_t from, uint64_t to) {
+    const long before = faults();
+    train(r, from, to);
+    return faults() - before;
+}
+
+/* A handful are the runtime's own: stacks, and counters of the kernel. On a busy machine a parked thread may get its
+   first share of a product late and touch its own packing pages then, once: so of a few rounds one must be clean. */
 START_TEST(test_a_step_touches_no_new_page) {
     size_t n_allocations = 0;
     rig r;
@@ -110,11 +118,12 @@ START_TEST(test_a_step_touches_no_new_page) {
         return;
     make(&r, &WAYS[_i], &n_allocations);
     train(&r, 0, 4);
-    const long before = faults();
-    train(&r, 4, 24);
-    const long after = faults();
-    ck_assert_msg(after - before < 20, "%s: %ld page faults in 20 steps", WAYS[_i].name,
-                  after - before);
+    long fewest = LONG_MAX;
+    for (uint64_t round = 0; round < 4 && fewest >= 20; round++) {
+        const long n = faults_of_steps(&r, 4 + 20 * round, 24 + 20 * round);
+        fewest = n < fewest ? n : fewest;
+    }
+    ck_assert_msg(fewest < 20, "%s: %ld page faults in 20 steps", WAYS[_i].name, fewest);
     rig_destroy(&r);
 }
 END_TEST
