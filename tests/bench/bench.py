@@ -406,7 +406,7 @@ def growing(bench):
     if bench.quick:
         return bench.add("growth", "a table and a plot", "left out of the quick run")
     points = growth.measure(SMOLLM2, directory_of, lambda **settings: Worker(
-        [PROGRAMS / "workload", *words(settings)]), 1)
+        [PROGRAMS / "workload", *words(settings)]), 3)
     (OUT / "growth.json").write_text(json.dumps(points))
     (OUT / "growth.svg").write_text(growth.plot(points))
     bench.growth = growth.table(points) + "\n\n![against tokens](growth.svg)"

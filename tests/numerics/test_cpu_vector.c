@@ -222,6 +222,24 @@ START_TEST(test_sets_agree) {
 }
 END_TEST
 
+/* Also where the counter's lower word overflows. */
+START_TEST(test_draws) {
+    static const uint64_t blocks[] = {0, 12345, UINT32_MAX - 20, UINT64_MAX - 40};
+    const uint64_t seed = 0x0123456789ABCDEFu, stream = 0xFEDCBA9876543210u;
+    uint32_t words[LISA_CPU_DRAWS], expected[4];
+    for (size_t s = 0; s < n_sets; s++) {
+        for (size_t b = 0; b < sizeof blocks / sizeof *blocks; b++) {
+            sets[s]->draws(seed, stream, blocks[b], words);
+            for (uint64_t i = 0; i < LISA_CPU_DRAWS / 4; i++) {
+                lisa__philox(seed, blocks[b] + i, stream, expected);
+                ck_assert_msg(memcmp(words + 4 * i, expected, sizeof expected) == 0,
+                              "%s: block %zu + %zu", sets[s]->name, b, (size_t)i);
+            }
+        }
+    }
+}
+END_TEST
+
 static Suite *vector_suite(void) {
     find_sets();
     Suite *suite = suite_create("cpu vectors");
@@ -230,6 +248,7 @@ static Suite *vector_suite(void) {
     tcase_add_test(tcase, test_activations);
     tcase_add_test(tcase, test_halves);
     tcase_add_test(tcase, test_narrowing);
+    tcase_add_test(tcase, test_draws);
     tcase_add_test(tcase, test_sets_agree);
     suite_add_tcase(suite, tcase);
     return suite;

@@ -1,19 +1,27 @@
 #include "backend/cpu/ops.h"
 #include "backend/elementwise.h"
 
-static void dropout_piece(const struct lisa__pieces *all, size_t from, size_t to) {
-    const lisa_dropout *op = all->op;
+static void dropout_block(const lisa_dropout *op, const uint32_t *draws, size_t from, size_t n) {
     const uint32_t threshold = lisa__dropout_threshold(op->p);
     const float scale = (float)(1.0 / (1.0 - op->p));
-    const float *x = op->x;
-    float *y = op->y;
-    uint32_t draws[4];
-    for (size_t i = from; i < to; i++) {
-        const uint64_t place = op->first + i;
-        if (i == from || place % 4 == 0) /* one block of the generator makes four draws */
-            lisa__philox(op->seed, place / 4, op->stream, draws);
-        const float kept = draws[place % 4] >= threshold ? x[i] * scale : 0.0f;
+    const float *x = (const float *)op->x + from;
+    float *y = (float *)op->y + from;
+    for (size_t i = 0; i < n; i++) {
+        const float kept = draws[i] >= threshold ? x[i] * scale : 0.0f;
         y[i] = op->accumulate ? y[i] + kept : kept;
+    }
+}
+
+/* Piece by piece of what the generator draws at once. */
+static void dropout_piece(const struct lisa__pieces *all, size_t from, size_t to) {
+    const lisa_dropout *op = all->op;
+    uint32_t draws[LISA_CPU_DRAWS];
+    for (size_t i = from, n; i < to; i += n) {
+        const uint64_t place = op->first + i;
+        const size_t skip = (size_t)(place % LISA_CPU_DRAWS);
+        n = lisa__min(LISA_CPU_DRAWS - skip, to - i);
+        all->cpu->vector->draws(op->seed, op->stream, (place - skip) / 4, draws);
+        dropout_block(op, draws + skip, i, n);
     }
 }
 

@@ -45,7 +45,8 @@ static void adamw_block(const struct lisa__pieces *all, size_t from, size_t n) {
     vector->kept_store(op->moments, kept, m, v, draws, n);
 }
 
-_Static_assert(LISA_CPU_CHUNK % LISA_MOMENTS_BLOCK == 0, "a piece begins where a block does");
+_Static_assert(LISA_CPU_CHUNK % LISA_MOMENTS_BLOCK == 0 && LISA_CPU_CHUNK % LISA_CPU_DRAWS == 0,
+               "a piece begins where a block does");
 
 static void adamw_kept_piece(const struct lisa__pieces *all, size_t from, size_t to) {
     for (size_t i = from; i < to; i += LISA_MOMENTS_BLOCK)
@@ -86,17 +87,21 @@ static void open_piece(const struct lisa__pieces *all, size_t from, size_t to) {
             ((int16_t *)op->low)[i] = 0;
 }
 
-/* `from` is a multiple of 4: one block of the generator makes four draws. */
+static void close_block(const lisa_master *op, const uint32_t *draws, size_t from, size_t n) {
+    uint16_t *weights = (uint16_t *)op->weight.data + from;
+    for (size_t i = 0; i < n; i++) {
+        const float master = load_master(op, from + i);
+        weights[i] = op->weight.dtype == LISA_DTYPE_BF16 ? lisa__round_bf16(master, draws[i])
+                                                         : lisa__round_f16(master, draws[i]);
+    }
+}
+
 static void close_piece(const struct lisa__pieces *all, size_t from, size_t to) {
     const lisa_master *op = all->op;
-    uint16_t *weights = op->weight.data;
-    uint32_t draws[4];
-    for (size_t i = from; i < to; i++) {
-        if (i % 4 == 0)
-            lisa__philox(op->seed, (uint64_t)i / 4, op->stream, draws);
-        float master = load_master(op, i);
-        weights[i] = op->weight.dtype == LISA_DTYPE_BF16 ? lisa__round_bf16(master, draws[i % 4])
-                                                         : lisa__round_f16(master, draws[i % 4]);
+    uint32_t draws[LISA_CPU_DRAWS];
+    for (size_t i = from; i < to; i += LISA_CPU_DRAWS) {
+        all->cpu->vector->draws(op->seed, op->stream, (uint64_t)i / 4, draws);
+        close_block(op, draws, i, lisa__min(LISA_CPU_DRAWS, to - i));
     }
 }
 

@@ -22,6 +22,9 @@ struct lisa__moments {
     float mean, rstd;
 };
 
+/* Words that are drawn at once. */
+#define LISA_CPU_DRAWS LISA_MOMENTS_BLOCK
+
 struct lisa__vector {
     const char *name;
 
@@ -81,7 +84,7 @@ struct lisa__vector {
     void (*adamw)(const struct lisa__adamw_factors *f, lisa_typed weight, void *low,
                   const float *gradient, float *m, float *v, size_t n);
     /* The words of Philox blocks from `block` on, as lisa__philox(seed, block, stream) has them. */
-    void (*draws)(uint64_t seed, uint64_t stream, uint64_t block, uint32_t out[LISA_MOMENTS_BLOCK]);
+    void (*draws)(uint64_t seed, uint64_t stream, uint64_t block, uint32_t out[LISA_CPU_DRAWS]);
     /* One block of moments to float and back, as backend/moments.h says. */
     void (*kept_load)(uint32_t moments, struct lisa__kept kept, float *m, float *v, size_t n);
     void (*kept_store)(uint32_t moments, struct lisa__kept kept, const float *m, const float *v,
