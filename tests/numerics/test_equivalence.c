@@ -5,6 +5,7 @@
 #include "optim/optimizer.h"
 #include "rig.h"
 
+#include <float.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -212,7 +213,8 @@ START_TEST(test_accumulation) {
     rig_spec spec;
     rig whole, halves;
     int32_t tokens[44], labels[44];
-    double bound = _i == 0 ? 1e-13 : 1e-6;
+    /* The BLAS sums 44 rows in another order than 22 and 22, and which depends on the processor. */
+    double bound = _i == 0 ? 1e-13 : 16 * FLT_EPSILON;
     spec_of(&spec, _i);
     spec.max_batch = 4;
     rig_make(&whole, &spec);
