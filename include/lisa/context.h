@@ -28,7 +28,9 @@ typedef struct lisa_context lisa_context;
 #define LISA_MEM_STAGING 10    /* conversions while opening and saving */
 #define LISA_MEM_DISK 11       /* scratch file, in bytes on disk; not counted in a limit */
 #define LISA_MEM_HANDLES 12    /* handles, names and tables; small, and not in the plan */
-#define LISA_MEM_CLASSES 13
+#define LISA_MEM_DRIVER 13     /* a device's driver's own, measured after start; not in a limit */
+#define LISA_MEM_HOST 14       /* host memory that a device copies to and from; not in a limit */
+#define LISA_MEM_CLASSES 15
 
 /* "gradients", "moments", ...: a LISA_MEM_* class in words; "?" for none. Static. */
 LISA_API const char *lisa_memory_class_name(uint32_t memory_class);

@@ -116,7 +116,7 @@ lisa_status lisa_adapter_weight_norm(lisa_adapter *adapter, uint32_t group, doub
     LISA_REQUIRE(norm);
     double sum = 0;
     LISA_TRY(lisa__group_check(adapter->model->config.n_layers, group));
-    LISA_TRY(lisa__group_sum_squares(adapter->model->be, &adapter->own, group, &sum));
+    LISA_TRY(lisa__group_sum_squares(adapter->model, &adapter->own, group, &sum));
     *norm = sqrt(sum);
     return LISA_OK;
 }

@@ -7,6 +7,7 @@
 #include "core/options.h"
 #include "formats/hf_config.h"
 #include "model/pass.h"
+#include "optim/optimizer.h"
 
 #include <math.h>
 #include <string.h>
@@ -100,6 +101,9 @@ lisa_status lisa_model_save(lisa_model *model, const char *directory,
     if (own.dtype > LISA_DTYPE_F16)
         return lisa__fail(LISA_E_INVAL, "lisa_save_options.dtype: %u, expected 0, f32, bf16 or f16",
                           own.dtype);
+    /* What is saved are weights whose updates are known to have been made. */
+    if (model->optimizer != NULL)
+        LISA_TRY(lisa__optimizer_settle(model->optimizer, 1));
     return lisa__model_save(model, directory, &own);
 }
 
@@ -155,7 +159,7 @@ lisa_status lisa_model_weight_norm(lisa_model *model, uint32_t group, double *no
     LISA_TRY(lisa__group_check(model->config.n_layers, group));
     double sum = 0;
     LISA_TRY(lisa__model_check(model));
-    LISA_TRY(lisa__group_sum_squares(model->be, &model->base, group, &sum));
+    LISA_TRY(lisa__group_sum_squares(model, &model->base, group, &sum));
     *norm = sqrt(sum);
     return LISA_OK;
 }

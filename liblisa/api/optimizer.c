@@ -80,7 +80,7 @@ lisa_status lisa_optimizer_step(lisa_optimizer *optimizer, lisa_step_stats *stat
     lisa_step_stats own;
     if (stats != NULL) /* refused before anything is updated */
         LISA_TRY(lisa__options_read(&own, sizeof own, sizeof own, stats, "lisa_step_stats"));
-    LISA_TRY(lisa__optimizer_step(optimizer, &own));
+    LISA_TRY(lisa__optimizer_step(optimizer, stats != NULL ? &own : NULL));
     return stats == NULL
                ? LISA_OK
                : lisa__options_write(stats, sizeof own, &own, sizeof own, "lisa_step_stats");
@@ -88,6 +88,9 @@ lisa_status lisa_optimizer_step(lisa_optimizer *optimizer, lisa_step_stats *stat
 
 lisa_status lisa_optimizer_discard(lisa_optimizer *optimizer) {
     LISA_REQUIRE(optimizer);
+    if (optimizer->options.update_in_backward && optimizer->window.n_backward != 0)
+        return lisa__fail(LISA_E_STATE, "lisa_optimizer_discard: update_in_backward: the window's "
+                                        "update has been made");
     return lisa__optimizer_void(optimizer);
 }
 
@@ -123,6 +126,11 @@ static lisa_status read_sparse(const lisa_optimizer *o, const void *gradient, ui
     return LISA_OK;
 }
 
+static void unscale(void *data, uint32_t dtype, uint64_t n, double scale) {
+    for (uint64_t i = 0; scale != 1 && i < n; i++)
+        lisa__store(data, dtype, i, lisa__load(data, dtype, i) / scale);
+}
+
 lisa_status lisa_optimizer_gradient_read(lisa_optimizer *optimizer, uint32_t tensor, void *data,
                                          uint32_t dtype, uint64_t n_elements) {
     LISA_REQUIRE(optimizer);
@@ -135,8 +143,11 @@ lisa_status lisa_optimizer_gradient_read(lisa_optimizer *optimizer, uint32_t ten
         return lisa__fail(LISA_E_STATE, "tensor \"%s\" is frozen: it has no gradient",
                           trained->descs[tensor].name);
     if (lisa__is_sparse(&optimizer->shape, tensor))
-        return read_sparse(optimizer, gradient, n_elements, data, dtype);
-    return lisa__download_real(optimizer->model, gradient, n_elements, data, dtype);
+        LISA_TRY(read_sparse(optimizer, gradient, n_elements, data, dtype));
+    else
+        LISA_TRY(lisa__download_real(optimizer->model, gradient, n_elements, data, dtype));
+    unscale(data, dtype, n_elements, optimizer->model->loss_scale);
+    return LISA_OK;
 }
 
 lisa_status lisa_optimizer_gradient_norm(lisa_optimizer *optimizer, uint32_t group, double *norm) {
@@ -144,18 +155,18 @@ lisa_status lisa_optimizer_gradient_norm(lisa_optimizer *optimizer, uint32_t gro
     LISA_REQUIRE(norm);
     LISA_TRY(lisa__group_check(optimizer->n_layers, group));
     LISA_TRY(lisa__optimizer_check_gradients(optimizer));
-    lisa_backend *be = optimizer->model->be;
     const struct lisa__parameters *trained = optimizer->trained;
     double total = 0;
     for (uint32_t i = 0; i < trained->n; i++) {
         double part = 0;
-        const lisa_typed gradient = {trained->tensors[i].gradient, be->ops->real_dtype};
+        const lisa_typed gradient = {trained->tensors[i].gradient, optimizer->model->kinds.real};
         if (trained->descs[i].group != group || gradient.data == NULL)
             continue;
-        LISA_TRY(be->ops->sum_squares(be, gradient, lisa__gradient_in_use(optimizer, i), &part));
+        LISA_TRY(lisa__sum_squares(optimizer->model, gradient, lisa__gradient_in_use(optimizer, i),
+                                   &part));
         total += part;
     }
-    *norm = sqrt(total);
+    *norm = sqrt(total) / optimizer->model->loss_scale;
     return LISA_OK;
 }
 
@@ -164,6 +175,8 @@ lisa_status lisa_optimizer_group_steps(const lisa_optimizer *optimizer, uint32_t
     LISA_REQUIRE(optimizer);
     LISA_REQUIRE(steps);
     LISA_TRY(lisa__group_check(optimizer->n_layers, group));
+    /* What the steps are is known when their outcome is. */
+    LISA_TRY(lisa__optimizer_settle((lisa_optimizer *)(uintptr_t)optimizer, 1));
     *steps = optimizer->groups[group].steps;
     return LISA_OK;
 }

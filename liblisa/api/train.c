@@ -8,11 +8,9 @@
 lisa_status lisa_forward(lisa_model *model, lisa_batch *batch, double *loss) {
     LISA_REQUIRE(model);
     LISA_REQUIRE(batch);
-    struct lisa__loss sum;
-    LISA_TRY(lisa__forward(model, batch, loss != NULL ? &sum : NULL));
-    if (loss != NULL)
-        *loss = sum.weight_sum > 0 ? sum.sum / sum.weight_sum : 0;
-    return LISA_OK;
+    if (model->optimizer != NULL)
+        LISA_TRY(lisa__optimizer_settle(model->optimizer, 0));
+    return lisa__forward(model, batch, loss);
 }
 
 lisa_status lisa_backward(lisa_model *model, lisa_batch *batch) {
@@ -24,10 +22,9 @@ lisa_status lisa_backward(lisa_model *model, lisa_batch *batch) {
     LISA_TRY(lisa__optimizer_check_bound(optimizer));
     LISA_TRY(lisa__backward_check(model, batch));
     LISA_TRY(lisa__optimizer_begin_backward(optimizer, &batch->rows));
-    struct lisa__loss sum;
-    lisa_status status = lisa__backward(model, batch, &sum);
+    lisa_status status = lisa__backward(model, batch);
     if (status == LISA_OK)
-        status = lisa__optimizer_count(optimizer, sum.sum, sum.weight_sum, sum.n_scored);
+        status = lisa__optimizer_count(optimizer, batch->activations.loss, &batch->rows);
     if (status != LISA_OK)
         (void)lisa__optimizer_void(optimizer);
     return status;
@@ -69,9 +66,9 @@ lisa_status lisa_train_step(lisa_model *model, const lisa_sampler *sampler,
         LISA_TRY(apply_sampler(sampler, optimizer, step, &swapped));
     LISA_TRY(lisa_forward(model, batch, NULL));
     LISA_TRY(lisa_backward(model, batch));
-    LISA_TRY(step_or_void(optimizer, &own));
+    LISA_TRY(step_or_void(optimizer, stats != NULL ? &own : NULL));
+    if (stats == NULL)
+        return LISA_OK;
     own.swapped = swapped;
-    return stats == NULL
-               ? LISA_OK
-               : lisa__options_write(stats, sizeof own, &own, sizeof own, "lisa_step_stats");
+    return lisa__options_write(stats, sizeof own, &own, sizeof own, "lisa_step_stats");
 }

@@ -1,8 +1,7 @@
 /* elementwise.h - arithmetic of single elements that every backend must do in the same way.
  *
- * Masters of 16-bit weights, stochastic rounding and activations are defined here once. The
- * reference and the cpu backend call these functions; a backend that cannot (a GPU's kernels)
- * repeats them, and the conformance suite holds it to the same bits for masters and rounding. */
+ * Masters of 16-bit weights, stochastic rounding and activations are defined here once. Backends
+ * call these functions, a GPU's kernels too; they have activations of their own, in float. */
 #ifndef LISA_BACKEND_ELEMENTWISE_H
 #define LISA_BACKEND_ELEMENTWISE_H
 
@@ -19,7 +18,7 @@
 
 /* To float, towards zero with the last bit set when inexact ("round to odd"): a second rounding to
  * fewer bits then gives what one rounding of the double would have given. */
-static inline float lisa__f64_to_f32_odd(double value) {
+LISA_INLINE float lisa__f64_to_f32_odd(double value) {
     float nearest = (float)value;
     if (isnan(value) || (double)nearest == value)
         return nearest;
@@ -29,16 +28,16 @@ static inline float lisa__f64_to_f32_odd(double value) {
     return lisa__float_of(bits | 1u);
 }
 
-static inline uint16_t lisa__f64_to_bf16(double value) {
+LISA_INLINE uint16_t lisa__f64_to_bf16(double value) {
     return lisa__f32_to_bf16(lisa__f64_to_f32_odd(value));
 }
 
-static inline uint16_t lisa__f64_to_f16(double value) {
+LISA_INLINE uint16_t lisa__f64_to_f16(double value) {
     return lisa__f32_to_f16(lisa__f64_to_f32_odd(value));
 }
 
 /* To f16 as lisa__f32_to_f16, but finite values stay finite. */
-static inline uint16_t lisa__f32_to_f16_finite(float value) {
+LISA_INLINE uint16_t lisa__f32_to_f16_finite(float value) {
     uint16_t half = lisa__f32_to_f16(value);
     if ((half & 0x7FFFu) == 0x7C00u && isfinite(value))
         return (uint16_t)(half - 1u);
@@ -46,14 +45,14 @@ static inline uint16_t lisa__f32_to_f16_finite(float value) {
 }
 
 /* The fp32 master of a bf16 weight. The addition wraps, which is what makes it exact. */
-static inline float lisa__master_join(uint16_t bf16, int16_t low) {
+LISA_INLINE float lisa__master_join(uint16_t bf16, int16_t low) {
     return lisa__float_of(((uint32_t)bf16 << 16) + (uint32_t)(int32_t)low);
 }
 
 /* The inverse: *bf16 is the master rounded to nearest, ties away from zero, and *low the rest. A
  * finite master that would be Inf as bf16 becomes LISA_BF16_MASTER_MAX with its sign; a NaN becomes
  * a quiet NaN with low = 0; all other patterns join to themselves again. */
-static inline void lisa__master_split(float master, uint16_t *bf16, int16_t *low) {
+LISA_INLINE void lisa__master_split(float master, uint16_t *bf16, int16_t *low) {
     uint32_t bits = lisa__bits_of(master);
     uint32_t sign = bits & 0x80000000u;
     uint32_t magnitude = bits & 0x7FFFFFFFu;
@@ -67,7 +66,7 @@ static inline void lisa__master_split(float master, uint16_t *bf16, int16_t *low
 
 /* One of the two bf16 around `value`, away from zero with a probability of the distance from the
  * one nearer to zero in units of their distance. Never from finite to Inf. */
-static inline uint16_t lisa__round_bf16(float value, uint32_t draw) {
+LISA_INLINE uint16_t lisa__round_bf16(float value, uint32_t draw) {
     uint32_t bits = lisa__bits_of(value);
     uint32_t magnitude = bits & 0x7FFFFFFFu;
     uint32_t sign = (bits >> 16) & 0x8000u;
@@ -78,7 +77,7 @@ static inline uint16_t lisa__round_bf16(float value, uint32_t draw) {
 }
 
 /* The same for f16. */
-static inline uint16_t lisa__round_f16(float value, uint32_t draw) {
+LISA_INLINE uint16_t lisa__round_f16(float value, uint32_t draw) {
     uint32_t bits = lisa__bits_of(value);
     uint32_t magnitude = bits & 0x7FFFFFFFu;
     uint32_t sign = (bits >> 16) & 0x8000u;
@@ -98,14 +97,14 @@ static inline uint16_t lisa__round_f16(float value, uint32_t draw) {
 }
 
 /* The draw of element i in a closing: word i % 4 of Philox block i / 4. */
-static inline uint32_t lisa__round_draw(uint64_t seed, uint64_t stream, size_t i) {
+LISA_INLINE uint32_t lisa__round_draw(uint64_t seed, uint64_t stream, size_t i) {
     uint32_t words[4];
     lisa__philox(seed, (uint64_t)i / 4, stream, words);
     return words[i % 4];
 }
 
 /* What the draw of an element that dropout keeps is at least; p is below 1. */
-static inline uint32_t lisa__dropout_threshold(double p) {
+LISA_INLINE uint32_t lisa__dropout_threshold(double p) {
     return (uint32_t)(p * 4294967296.0);
 }
 

@@ -23,7 +23,7 @@
 #define LISA_V_OCTAVES 30u
 
 /* The scale of a block whose largest magnitude (NaN above Inf above all) has these bits. */
-static inline float lisa__block_scale(uint32_t largest) {
+LISA_INLINE float lisa__block_scale(uint32_t largest) {
     if (largest >= 0x7F800000u)
         return lisa__float_of(largest > 0x7F800000u ? 0x7FC00000u : largest);
     uint32_t bits = (largest + 0x000FFFFFu) & 0x7F800000u; /* one octave up above 1.875 */
@@ -32,8 +32,8 @@ static inline float lisa__block_scale(uint32_t largest) {
 }
 
 /* The code of a magnitude (its bits), 3 of its bits a mantissa; draw in [0, 2^16). */
-static inline uint32_t lisa__minifloat_of(uint32_t bits, float scale, uint32_t octaves,
-                                          uint32_t draw) {
+LISA_INLINE uint32_t lisa__minifloat_of(uint32_t bits, float scale, uint32_t octaves,
+                                        uint32_t draw) {
     const uint32_t one = lisa__bits_of(scale), top = ((octaves + 2u) << 3) - 1u;
     if (one >= 0x7F800000u)
         return bits != 0 ? top : 0;
@@ -45,38 +45,40 @@ static inline uint32_t lisa__minifloat_of(uint32_t bits, float scale, uint32_t o
     return code < top ? code : top;
 }
 
-static inline float lisa__minifloat_value(uint32_t code, float scale, uint32_t octaves) {
+LISA_INLINE float lisa__minifloat_value(uint32_t code, float scale, uint32_t octaves) {
     const float normal = lisa__float_of((code << 20) + ((126u - octaves) << 23));
     const float even = (float)(int32_t)code * lisa__float_of((124u - octaves) << 23);
     return code == 0 ? 0.0f : (code < 8 ? even : normal) * scale;
 }
 
-static inline uint8_t lisa__m_code(float m, float scale, uint32_t draw) {
+LISA_INLINE uint8_t lisa__m_code(float m, float scale, uint32_t draw) {
     const uint32_t bits = lisa__bits_of(m);
     const uint32_t code = lisa__minifloat_of(bits & 0x7FFFFFFFu, scale, LISA_M_OCTAVES, draw);
     return (uint8_t)(code | (bits >> 31) << 7);
 }
 
-static inline float lisa__m_value(uint8_t code, float scale) {
+LISA_INLINE float lisa__m_value(uint8_t code, float scale) {
     const float magnitude = lisa__minifloat_value(code & 0x7Fu, scale, LISA_M_OCTAVES);
     return lisa__float_of(lisa__bits_of(magnitude) | (uint32_t)(code & 0x80u) << 24);
 }
 
 /* v > 0 is never 0: the next update would divide m by eps. */
-static inline uint8_t lisa__v_code(float v, float scale, uint32_t draw) {
+LISA_INLINE uint8_t lisa__v_code(float v, float scale, uint32_t draw) {
     const uint32_t bits = lisa__bits_of(v) & 0x7FFFFFFFu;
     const uint32_t code = lisa__minifloat_of(bits, scale, LISA_V_OCTAVES, draw);
     return (uint8_t)(code + (code == 0 && bits != 0));
 }
 
-static inline float lisa__v_value(uint8_t code, float scale) {
+LISA_INLINE float lisa__v_value(uint8_t code, float scale) {
     return lisa__minifloat_value(code, scale, LISA_V_OCTAVES);
 }
 
-static inline uint16_t lisa__v_bf16(float v, uint32_t draw) {
+LISA_INLINE uint16_t lisa__v_bf16(float v, uint32_t draw) {
     const uint16_t rounded = lisa__round_bf16(v, draw << 16);
     return (uint16_t)(rounded + (rounded == 0 && v > 0.0f));
 }
+
+#ifndef __cplusplus /* whole blocks: what runs on a GPU divides them among threads */
 
 /* A block of kept moments: bf16 or codes of n elements, and the scales of codes. */
 struct lisa__kept {
@@ -143,5 +145,7 @@ static inline void lisa__kept_store(uint32_t moments, struct lisa__kept kept,
     *kept.m_scale = m_scale;
     *kept.v_scale = v_scale;
 }
+
+#endif /* __cplusplus */
 
 #endif

@@ -4,7 +4,9 @@
 
 #include "lisa/sys/backend.h"
 
-/* NULL means "cpu". LISA_E_BACKEND for a name that is none, or one that is not in this build. */
+/* NULL means "cpu". A name that is not built in is looked for as a module (module.h).
+ * LISA_E_BACKEND for a name that is none, and for a module that is not there or not usable. "auto"
+ * is no backend: which one it is, starting one decides (core/context.h). */
 lisa_status lisa__backend_find(const lisa_backend_ops **out, const char *name);
 
 #endif

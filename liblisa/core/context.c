@@ -13,7 +13,7 @@
 static const char *const class_names[LISA_MEM_CLASSES] = {
     "mapped weights", "private weights", "gradients", "moments",    "low bits", "activations",
     "recompute",      "logits",          "workspace", "evaluation", "staging",  "disk",
-    "handles",
+    "handles",        "driver",          "host",
 };
 
 const char *lisa_memory_class_name(uint32_t memory_class) {
@@ -43,7 +43,8 @@ static void default_release(void *user, void *ptr, size_t size, size_t align) {
 }
 
 int lisa__is_limited(uint32_t memory_class) {
-    return memory_class != LISA_MEM_WEIGHTS_MAPPED && memory_class != LISA_MEM_DISK;
+    return memory_class != LISA_MEM_WEIGHTS_MAPPED && memory_class != LISA_MEM_DISK &&
+           memory_class != LISA_MEM_HOST && memory_class != LISA_MEM_DRIVER;
 }
 
 void lisa__account(lisa_context *context, uint32_t memory_class, uint64_t bytes) {
@@ -128,6 +129,18 @@ static void host_release(void *self, uint32_t memory_class, void *ptr, size_t by
     lisa__release(self, memory_class, ptr, bytes);
 }
 
+static lisa_status host_account(void *self, uint32_t memory_class, size_t bytes) {
+    lisa_context *context = self;
+    if (lisa__is_limited(memory_class) && bytes > lisa__spare(context))
+        return over_limit(context, memory_class, bytes);
+    lisa__account(context, memory_class, bytes);
+    return LISA_OK;
+}
+
+static void host_unaccount(void *self, uint32_t memory_class, size_t bytes) {
+    lisa__unaccount(self, memory_class, bytes);
+}
+
 static lisa_status host_fail(void *self, lisa_status status, const char *text) {
     (void)self;
     return lisa__fail(status, "%s", text);
@@ -161,6 +174,8 @@ static lisa_status start(lisa_context *context, const lisa_backend_ops *ops) {
         .self = context,
         .alloc = host_alloc,
         .release = host_release,
+        .account = host_account,
+        .unaccount = host_unaccount,
         .fail = host_fail,
         .parallel = host_parallel,
         .n_threads = context->n_threads,
@@ -168,11 +183,12 @@ static lisa_status start(lisa_context *context, const lisa_backend_ops *ops) {
     return ops->start(&context->be, &context->host);
 }
 
-lisa_status lisa__context_create(lisa_context **out, const lisa_context_options *given) {
+static lisa_status create(lisa_context **out, const lisa_context_options *given,
+                          const char *backend) {
     lisa_context_options options = *given;
     default_allocator(&options);
     const lisa_backend_ops *ops = NULL;
-    LISA_TRY(lisa__backend_find(&ops, options.backend));
+    LISA_TRY(lisa__backend_find(&ops, backend));
 
     lisa_context *context = options.alloc(options.alloc_user, sizeof *context, 64);
     if (context == NULL)
@@ -189,6 +205,38 @@ lisa_status lisa__context_create(lisa_context **out, const lisa_context_options 
         return status;
     }
     *out = context;
+    return LISA_OK;
+}
+
+static int is_auto(const lisa_context_options *options) {
+    return options->backend != NULL && strcmp(options->backend, "auto") == 0;
+}
+
+lisa_status lisa__context_create(lisa_context **out, const lisa_context_options *options) {
+    if (!is_auto(options))
+        return create(out, options, options->backend);
+    struct lisa__error_kept before, why;
+    lisa__error_keep(&before);
+    if (create(out, options, "cuda") == LISA_OK)
+        return LISA_OK;
+    lisa__error_keep(&why);
+    lisa__error_restore(&before);
+    LISA_TRY(create(out, options, "cpu"));
+    lisa__log(*out, LISA_LOG_INFO, "backend \"auto\" is cpu, because cuda does not start: %s",
+              why.text);
+    return LISA_OK;
+}
+
+lisa_status lisa__context_choose(const lisa_backend_ops **out,
+                                 const lisa_context_options *options) {
+    if (!is_auto(options))
+        return lisa__backend_find(out, options->backend);
+    const lisa_context_options trial = {
+        .struct_size = sizeof trial, .backend = "auto", .n_threads = 1};
+    lisa_context *context = NULL;
+    LISA_TRY(lisa__context_create(&context, &trial));
+    *out = context->be->ops;
+    lisa__context_release(context);
     return LISA_OK;
 }
 

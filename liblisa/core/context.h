@@ -22,6 +22,11 @@ struct lisa_context {
 
 /* `options` have been read and checked (api/options.h). */
 lisa_status lisa__context_create(lisa_context **out, const lisa_context_options *options);
+
+/* The table of the backend that a context of these options gets. "auto" is found out by creating
+ * one: cuda where it starts, else cpu. */
+lisa_status lisa__context_choose(const lisa_backend_ops **out, const lisa_context_options *options);
+
 lisa_context *lisa__context_retain(lisa_context *context);
 void lisa__context_release(lisa_context *context);
 

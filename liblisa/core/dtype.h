@@ -2,11 +2,12 @@
 #ifndef LISA_CORE_DTYPE_H
 #define LISA_CORE_DTYPE_H
 
+#include "core/inline.h"
 #include "lisa/common.h"
 
 #include <string.h>
 
-static inline size_t lisa__dtype_size(uint32_t dtype) {
+LISA_INLINE size_t lisa__dtype_size(uint32_t dtype) {
     switch (dtype) {
     case LISA_DTYPE_F64:
         return 8;
@@ -20,31 +21,31 @@ static inline size_t lisa__dtype_size(uint32_t dtype) {
     }
 }
 
-static inline uint32_t lisa__bits_of(float value) {
+LISA_INLINE uint32_t lisa__bits_of(float value) {
     uint32_t bits;
     memcpy(&bits, &value, sizeof bits);
     return bits;
 }
 
-static inline float lisa__float_of(uint32_t bits) {
+LISA_INLINE float lisa__float_of(uint32_t bits) {
     float value;
     memcpy(&value, &bits, sizeof value);
     return value;
 }
 
-static inline float lisa__bf16_to_f32(uint16_t value) {
+LISA_INLINE float lisa__bf16_to_f32(uint16_t value) {
     return lisa__float_of((uint32_t)value << 16);
 }
 
 /* To nearest, ties to even; NaN stays NaN. */
-static inline uint16_t lisa__f32_to_bf16(float value) {
+LISA_INLINE uint16_t lisa__f32_to_bf16(float value) {
     uint32_t bits = lisa__bits_of(value);
     if ((bits & 0x7FFFFFFFu) > 0x7F800000u)
         return (uint16_t)((bits >> 16) | 0x40u);
     return (uint16_t)((bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16);
 }
 
-static inline float lisa__f16_to_f32(uint16_t value) {
+LISA_INLINE float lisa__f16_to_f32(uint16_t value) {
     uint32_t sign = (uint32_t)(value & 0x8000u) << 16;
     uint32_t exponent = (value >> 10) & 0x1Fu;
     uint32_t mantissa = value & 0x3FFu;
@@ -58,7 +59,7 @@ static inline float lisa__f16_to_f32(uint16_t value) {
 }
 
 /* To nearest, ties to even; overflow becomes Inf, NaN stays NaN. */
-static inline uint16_t lisa__f32_to_f16(float value) {
+LISA_INLINE uint16_t lisa__f32_to_f16(float value) {
     uint32_t bits = lisa__bits_of(value);
     uint32_t sign = (bits >> 16) & 0x8000u;
     uint32_t magnitude = bits & 0x7FFFFFFFu;
@@ -76,7 +77,7 @@ static inline uint16_t lisa__f32_to_f16(float value) {
 }
 
 /* Element i of an array of any type, as a double. */
-static inline double lisa__load(const void *data, uint32_t dtype, size_t i) {
+LISA_INLINE double lisa__load(const void *data, uint32_t dtype, size_t i) {
     switch (dtype) {
     case LISA_DTYPE_F64:
         return ((const double *)data)[i];
@@ -90,7 +91,7 @@ static inline double lisa__load(const void *data, uint32_t dtype, size_t i) {
 }
 
 /* The inverse; 16-bit types are rounded from float to nearest even. */
-static inline void lisa__store(void *data, uint32_t dtype, size_t i, double value) {
+LISA_INLINE void lisa__store(void *data, uint32_t dtype, size_t i, double value) {
     switch (dtype) {
     case LISA_DTYPE_F64:
         ((double *)data)[i] = value;

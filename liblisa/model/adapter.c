@@ -21,8 +21,7 @@ static lisa_status alloc_tables(lisa_adapter *a) {
     if (a->own.tensors == NULL)
         return status;
     memset(a->own.tensors, 0, a->own.n * sizeof *a->own.tensors);
-    return lisa__lora_list(&a->options, &a->model->config, a->model->be->ops->real_dtype,
-                           a->own.descs);
+    return lisa__lora_list(&a->options, &a->model->config, a->model->kinds.operand, a->own.descs);
 }
 
 static lisa_status alloc_values(lisa_adapter *a) {
@@ -33,18 +32,19 @@ static lisa_status alloc_values(lisa_adapter *a) {
     if (values == NULL)
         return status;
     lisa__lora_layout(&a->layout, NULL, &a->workspace, a->own.descs, a->own.n, &a->options,
-                      a->model->real_size);
+                      lisa__dtype_size(a->model->kinds.operand));
     status = lisa__layout_alloc(&a->layout, context);
     if (status == LISA_OK) {
         lisa__lora_layout(&a->layout, values, &a->workspace, a->own.descs, a->own.n, &a->options,
-                          a->model->real_size);
+                          lisa__dtype_size(a->model->kinds.operand));
         status = lisa__layout_check(&a->layout);
     }
     for (uint32_t i = 0; i < a->own.n && status == LISA_OK; i++) {
         a->own.tensors[i].value = (lisa_typed){values[i], a->own.descs[i].dtype};
         a->own.tensors[i].file_dtype = LISA_DTYPE_F32;
         status = a->model->be->ops->zero(a->model->be, values[i],
-                                         a->own.descs[i].n_elements * a->model->real_size);
+                                         a->own.descs[i].n_elements *
+                                             lisa__dtype_size(a->model->kinds.operand));
     }
     lisa__release(context, LISA_MEM_HANDLES, values, bytes);
     return status;

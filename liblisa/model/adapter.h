@@ -47,12 +47,12 @@ void lisa__adapter_join(struct lisa__linear *l, const lisa_model *model, uint32_
 
 /* y += s (dropout(x) A^T) B^T. */
 lisa_status lisa__lora_forward(const struct lisa__run *run, const struct lisa__linear *l,
-                               const void *x, void *y, uint32_t rows);
+                               lisa_typed x, lisa_typed y, uint32_t rows);
 
 /* dA and dB, where they train: += from x and dy. dx (NULL where it is not wanted, and it may be x)
  * = the gradient through the adapter, or += with `accumulate`. */
 lisa_status lisa__lora_backward(const struct lisa__run *run, const struct lisa__linear *l,
-                                const void *x, const void *dy, void *dx, int accumulate,
+                                lisa_typed x, lisa_typed dy, lisa_typed dx, int accumulate,
                                 uint32_t rows);
 
 #endif

@@ -23,10 +23,6 @@ static uint32_t rows_of(const struct lisa__run *run) {
     return run->batch * run->tokens;
 }
 
-static size_t stream_bytes(const struct lisa__run *run) {
-    return (size_t)rows_of(run) * run->model->config.d_model * run->model->real_size;
-}
-
 static lisa_norm norm_op(const struct lisa__run *run, const struct norm *n, const void *x) {
     const lisa_model_config *c = &run->model->config;
     return (lisa_norm){
@@ -35,7 +31,7 @@ static lisa_norm norm_op(const struct lisa__run *run, const struct norm *n, cons
         .segments = 1,
         .cols = c->d_model,
         .eps = c->norm_eps,
-        .x = x,
+        .x = lisa__real(run, x),
         .ldx = c->d_model,
         .weight = n->weight->value,
         .bias = n->bias != NULL ? n->bias->value : (lisa_typed){NULL, 0},
@@ -43,11 +39,13 @@ static lisa_norm norm_op(const struct lisa__run *run, const struct norm *n, cons
     };
 }
 
+/* a->normed = norm(x); copy (or NULL) = x. */
 static lisa_status norm_forward(const struct lisa__run *run, const struct norm *n, const void *x,
-                                void *y) {
+                                void *copy) {
     lisa_norm op = norm_op(run, n, x);
-    op.y = y;
+    op.y = lisa__operand(run, run->a->normed);
     op.ldy = op.cols;
+    op.copy = copy;
     return run->be->ops->norm_forward(run->be, &op);
 }
 
@@ -56,10 +54,11 @@ static lisa_status norm_backward(const struct lisa__run *run, uint32_t layer, ui
                                  void *stats, const void *x) {
     const struct norm norm = norm_of(run->model, layer, role, stats), *n = &norm;
     lisa_norm op = norm_op(run, n, x);
-    op.dy = run->a->dnormed;
+    op.dy = lisa__real(run, run->a->dnormed);
     op.lddy = op.cols;
-    op.dx = run->a->dstream;
+    op.dx = lisa__real(run, run->a->dstream);
     op.lddx = op.cols;
+    op.operand = lisa__operand(run, run->a->doperand);
     op.accumulate = 1;
     op.dweight = n->weight->gradient;
     op.dbias = n->bias != NULL ? n->bias->gradient : NULL;
@@ -67,11 +66,18 @@ static lisa_status norm_backward(const struct lisa__run *run, uint32_t layer, ui
     return lisa__gradients_whole(run->model, layer, role);
 }
 
+static lisa_status map_forward(const struct lisa__run *run, uint32_t layer, uint32_t role,
+                               const void *x, lisa_typed y, int accumulate) {
+    const struct lisa__linear l = lisa__linear_of(run->model, layer, role);
+    return lisa__linear_forward(run, &l, lisa__operand(run, x), y, accumulate, rows_of(run));
+}
+
 /* lisa__linear_backward of a layer's map, after which nothing needs its weight. */
 static lisa_status map_backward(const struct lisa__run *run, uint32_t layer, uint32_t role,
-                                const void *x, const void *dy, void *dx, int accumulate) {
+                                const void *x, lisa_typed dy, lisa_typed dx, int accumulate) {
     const struct lisa__linear l = lisa__linear_of(run->model, layer, role);
-    LISA_TRY(lisa__linear_backward(run, &l, x, dy, dx, accumulate, rows_of(run)));
+    LISA_TRY(
+        lisa__linear_backward(run, &l, lisa__operand(run, x), dy, dx, accumulate, rows_of(run)));
     return lisa__gradients_whole(run->model, layer, role);
 }
 
@@ -90,7 +96,8 @@ static struct heads heads_of(const struct lisa__run *run, uint32_t layer,
         void *q = p.q != NULL ? p.q : s->q, *k = p.k != NULL ? p.k : s->k;
         return (struct heads){q, k, s->v, k, s->v};
     }
-    const size_t row = (size_t)c->n_kv_heads * c->head_dim * run->model->real_size;
+    const size_t row =
+        (size_t)c->n_kv_heads * c->head_dim * lisa__dtype_size(run->model->kinds.operand);
     unsigned char *k = (unsigned char *)run->a->cache + (size_t)layer * capacity * row;
     unsigned char *v = k + (size_t)c->n_layers * capacity * row;
     return (struct heads){s->q, k + run->past * row, v + run->past * row, k, v};
@@ -108,7 +115,7 @@ static lisa_norm head_norm_op(const struct lisa__run *run, uint32_t layer, uint3
         .segments = is_q ? c->n_heads : c->n_kv_heads,
         .cols = c->head_dim,
         .eps = c->norm_eps,
-        .x = x,
+        .x = lisa__operand(run, x),
         .weight = lisa__model_tensor(run->model, layer, role)->value,
         .stats = is_q ? p.q_stats : p.k_stats,
     };
@@ -119,7 +126,7 @@ static lisa_norm head_norm_op(const struct lisa__run *run, uint32_t layer, uint3
 static lisa_status head_norm_forward(const struct lisa__run *run, uint32_t layer, uint32_t role,
                                      const void *x, void *y) {
     lisa_norm op = head_norm_op(run, layer, role, x);
-    op.y = y;
+    op.y = lisa__operand(run, y);
     return run->be->ops->norm_forward(run->be, &op);
 }
 
@@ -127,7 +134,7 @@ static lisa_status head_norm_forward(const struct lisa__run *run, uint32_t layer
 static lisa_status head_norm_backward(const struct lisa__run *run, uint32_t layer, uint32_t role,
                                       const void *x, void *gradient) {
     lisa_norm op = head_norm_op(run, layer, role, x);
-    op.dy = op.dx = gradient;
+    op.dy = op.dx = lisa__operand(run, gradient);
     op.dweight = lisa__model_tensor(run->model, layer, role)->gradient;
     return run->be->ops->norm_backward(run->be, &op);
 }
@@ -141,7 +148,7 @@ static lisa_status rotate(const struct lisa__run *run, void *x, uint32_t heads, 
         .heads = heads,
         .head_dim = c->head_dim,
         .rotary_dim = c->rotary_dim,
-        .x = x,
+        .x = lisa__operand(run, x),
         .ldx = (size_t)heads * c->head_dim,
         .cos = run->a->cos,
         .sin = run->a->sin,
@@ -170,6 +177,7 @@ static lisa_attention attention_op(const struct lisa__run *run, const struct lis
     const size_t q = (size_t)c->n_heads * c->head_dim;
     const uint32_t n_keys = run->past + run->tokens;
     return (lisa_attention){
+        .dtype = run->model->kinds.operand,
         .batch = run->batch,
         .n_queries = run->tokens,
         .n_keys = n_keys,
@@ -194,7 +202,6 @@ static lisa_attention attention_op(const struct lisa__run *run, const struct lis
 
 static lisa_status attention_forward(const struct lisa__run *run, uint32_t layer,
                                      const struct lisa__saved *s) {
-    const lisa_model *m = run->model;
     const struct heads heads = heads_of(run, layer, s);
     void *k = s->k != NULL ? s->k : heads.k;
     const struct {
@@ -202,8 +209,8 @@ static lisa_status attention_forward(const struct lisa__run *run, uint32_t layer
         void *to;
     } projections[] = {{LISA__Q_W, s->q}, {LISA__K_W, k}, {LISA__V_W, heads.v}};
     for (int i = 0; i < 3; i++) {
-        const struct lisa__linear l = lisa__linear_of(m, layer, projections[i].role);
-        LISA_TRY(lisa__linear_forward(run, &l, run->a->normed, projections[i].to, 0, rows_of(run)));
+        LISA_TRY(map_forward(run, layer, projections[i].role, run->a->normed,
+                             lisa__operand(run, projections[i].to), 0));
     }
     LISA_TRY(finish_heads(run, layer, s->q, k, &heads));
     const lisa_attention op = attention_op(run, s, &heads);
@@ -215,6 +222,7 @@ static lisa_status hidden(const struct lisa__run *run, const struct lisa__saved 
     const lisa_model_config *c = &run->model->config;
     const lisa_activation op = {
         .kind = c->activation,
+        .dtype = run->model->kinds.operand,
         .n = (size_t)rows_of(run) * c->d_ff,
         .gate = c->gated_mlp ? s->gate : s->up,
         .up = c->gated_mlp ? s->up : NULL,
@@ -225,46 +233,37 @@ static lisa_status hidden(const struct lisa__run *run, const struct lisa__saved 
 
 static lisa_status mlp_in(const struct lisa__run *run, uint32_t layer,
                           const struct lisa__saved *s) {
-    if (run->model->config.gated_mlp) {
-        const struct lisa__linear gate = lisa__linear_of(run->model, layer, LISA__GATE_W);
-        LISA_TRY(lisa__linear_forward(run, &gate, run->a->normed, s->gate, 0, rows_of(run)));
-    }
-    const struct lisa__linear up = lisa__linear_of(run->model, layer, LISA__UP_W);
-    return lisa__linear_forward(run, &up, run->a->normed, s->up, 0, rows_of(run));
+    const void *x = run->a->normed;
+    if (run->model->config.gated_mlp)
+        LISA_TRY(map_forward(run, layer, LISA__GATE_W, x, lisa__operand(run, s->gate), 0));
+    return map_forward(run, layer, LISA__UP_W, x, lisa__operand(run, s->up), 0);
 }
 
+/* to += the MLP's part. */
 static lisa_status mlp_out(const struct lisa__run *run, uint32_t layer, const struct lisa__saved *s,
                            void *to) {
     LISA_TRY(hidden(run, s));
-    const struct lisa__linear down = lisa__linear_of(run->model, layer, LISA__DOWN_W);
-    return lisa__linear_forward(run, &down, run->a->phase, to, 1, rows_of(run));
+    return map_forward(run, layer, LISA__DOWN_W, run->a->phase, lisa__real(run, to), 1);
 }
 
 lisa_status lisa__block_forward(const struct lisa__run *run, uint32_t layer, int rebuild) {
     const lisa_model *m = run->model;
     const struct lisa__saved s = lisa__saved_at(run->a, layer);
     const int parallel = m->config.parallel_residual != 0;
-    void *x = lisa__stream(run->a, layer), *out = lisa__stream(run->a, layer + 1);
+    void *x = lisa__stream(run->a, layer), *out = rebuild ? NULL : lisa__stream(run->a, layer + 1);
     /* Attention adds to what comes between it and the MLP; where nothing does, to the output. */
     void *sum = parallel ? out : s.middle;
     const struct norm norm1 = norm_of(m, layer, LISA__ATTN_NORM_W, s.norm1);
-    LISA_TRY(norm_forward(run, &norm1, x, run->a->normed));
+    LISA_TRY(norm_forward(run, &norm1, x, sum));
     LISA_TRY(attention_forward(run, layer, &s));
-    if (!(parallel && rebuild)) {
-        const struct lisa__linear o = lisa__linear_of(m, layer, LISA__O_W);
-        LISA_TRY(run->be->ops->copy(run->be, sum, x, stream_bytes(run)));
-        LISA_TRY(lisa__linear_forward(run, &o, s.attention, sum, 1, rows_of(run)));
-    }
+    if (sum != NULL)
+        LISA_TRY(map_forward(run, layer, LISA__O_W, s.attention, lisa__real(run, sum), 1));
     if (!parallel) {
         const struct norm norm2 = norm_of(m, layer, LISA__MLP_NORM_W, s.norm2);
-        LISA_TRY(norm_forward(run, &norm2, s.middle, run->a->normed));
+        LISA_TRY(norm_forward(run, &norm2, s.middle, out));
     }
     LISA_TRY(mlp_in(run, layer, &s));
-    if (rebuild)
-        return LISA_OK;
-    if (!parallel)
-        LISA_TRY(run->be->ops->copy(run->be, out, s.middle, stream_bytes(run)));
-    return mlp_out(run, layer, &s, out);
+    return rebuild ? LISA_OK : mlp_out(run, layer, &s, out);
 }
 
 /* The MLP's part of dnormed from dstream. normed holds its input where the layer trains. */
@@ -276,9 +275,11 @@ static lisa_status mlp_backward(const struct lisa__run *run, uint32_t layer,
     if (lisa__linear_trains(&down))
         LISA_TRY(hidden(run, s));
     /* The gradient of `hidden` may take its place: weight_gradient has read it by then. */
-    LISA_TRY(map_backward(run, layer, LISA__DOWN_W, a->phase, a->dstream, a->phase, 0));
+    LISA_TRY(map_backward(run, layer, LISA__DOWN_W, a->phase, lisa__dstream_operand(run),
+                          lisa__operand(run, a->phase), 0));
     const lisa_activation op = {
         .kind = c->activation,
+        .dtype = run->model->kinds.operand,
         .n = (size_t)rows_of(run) * c->d_ff,
         .gate = c->gated_mlp ? s->gate : s->up,
         .up = c->gated_mlp ? s->up : NULL,
@@ -287,10 +288,13 @@ static lisa_status mlp_backward(const struct lisa__run *run, uint32_t layer,
         .dup = c->gated_mlp ? s->up : NULL,
     };
     LISA_TRY(run->be->ops->activation_backward(run->be, &op));
-    LISA_TRY(map_backward(run, layer, LISA__UP_W, a->normed, s->up, a->dnormed, 0));
+    const lisa_typed dnormed = lisa__real(run, a->dnormed);
+    LISA_TRY(
+        map_backward(run, layer, LISA__UP_W, a->normed, lisa__operand(run, s->up), dnormed, 0));
     if (!c->gated_mlp)
         return LISA_OK;
-    return map_backward(run, layer, LISA__GATE_W, a->normed, s->gate, a->dnormed, 1);
+    return map_backward(run, layer, LISA__GATE_W, a->normed, lisa__operand(run, s->gate), dnormed,
+                        1);
 }
 
 /* The attention's part of dnormed from dstream. normed as above. */
@@ -303,7 +307,8 @@ static lisa_status attention_backward(const struct lisa__run *run, uint32_t laye
 
     if (c->qk_norm)
         LISA_TRY(finish_heads(run, layer, s->q, s->k, &heads));
-    LISA_TRY(map_backward(run, layer, LISA__O_W, s->attention, run->a->dstream, p.dout, 0));
+    LISA_TRY(map_backward(run, layer, LISA__O_W, s->attention, lisa__dstream_operand(run),
+                          lisa__operand(run, p.dout), 0));
     lisa_attention op = attention_op(run, s, &heads);
     op.dout = p.dout;
     op.lddout = q;
@@ -325,8 +330,9 @@ static lisa_status attention_backward(const struct lisa__run *run, uint32_t laye
         void *from;
     } projections[] = {{LISA__Q_W, p.dq}, {LISA__K_W, p.dk}, {LISA__V_W, p.dv}};
     for (int i = 0; i < 3; i++)
-        LISA_TRY(map_backward(run, layer, projections[i].role, run->a->normed, projections[i].from,
-                              run->a->dnormed, accumulate || i > 0));
+        LISA_TRY(map_backward(run, layer, projections[i].role, run->a->normed,
+                              lisa__operand(run, projections[i].from),
+                              lisa__real(run, run->a->dnormed), accumulate || i > 0));
     return lisa__gradients_whole(run->model, layer, LISA__QKV_W);
 }
 
@@ -342,12 +348,12 @@ lisa_status lisa__block_backward(const struct lisa__run *run, uint32_t layer) {
     if (!parallel) {
         const struct norm norm2 = norm_of(m, layer, LISA__MLP_NORM_W, s.norm2);
         if (active)
-            LISA_TRY(norm_forward(run, &norm2, s.middle, run->a->normed));
+            LISA_TRY(norm_forward(run, &norm2, s.middle, NULL));
         LISA_TRY(mlp_backward(run, layer, &s));
         LISA_TRY(norm_backward(run, layer, LISA__MLP_NORM_W, s.norm2, s.middle));
     }
     if (active)
-        LISA_TRY(norm_forward(run, &norm1, x, run->a->normed));
+        LISA_TRY(norm_forward(run, &norm1, x, NULL));
     if (parallel)
         LISA_TRY(mlp_backward(run, layer, &s));
     LISA_TRY(attention_backward(run, layer, &s, parallel));

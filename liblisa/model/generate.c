@@ -152,7 +152,7 @@ lisa_status lisa__generate(lisa_model *model, const int32_t *prompt, uint32_t n_
     LISA_TRY(check_prompt(model, prompt, n_prompt, options));
     LISA_TRY(lisa__model_check(model));
     const struct lisa__activations_shape shape = lisa__generation_shape(
-        &model->config, model->real_size, n_prompt, n_prompt + options->max_new_tokens);
+        &model->config, model->kinds, n_prompt, n_prompt + options->max_new_tokens);
     struct generation g = {
         .run = {.model = model, .be = model->be},
         .options = options,

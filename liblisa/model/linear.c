@@ -11,6 +11,7 @@ static struct lisa__linear whole(const lisa_model *model, uint32_t layer, uint32
         .bias = lisa__model_tensor(model, layer, role + 1),
         .n_in = n_in,
         .n_out = n_out,
+        .ld_out = n_out,
         .total_out = n_out,
         .transposed = model->family->conv1d && role < LISA__BLOCK_ROLES,
     };
@@ -73,21 +74,21 @@ static size_t weight_stride(const struct lisa__linear *l) {
     return l->transposed ? l->total_out : l->n_in;
 }
 
-static lisa_status add_bias(const struct lisa__run *run, const struct lisa__linear *l, void *y,
+static lisa_status add_bias(const struct lisa__run *run, const struct lisa__linear *l, lisa_typed y,
                             uint32_t rows) {
     const lisa_typed b = l->bias->value;
     const lisa_bias bias = {
         .rows = rows,
         .cols = l->n_out,
         .y = y,
-        .ldy = l->n_out,
+        .ldy = l->ld_out,
         .bias = {at(b.data, l->first_out, lisa__dtype_size(b.dtype)), b.dtype},
     };
     return run->be->ops->bias_forward(run->be, &bias);
 }
 
 lisa_status lisa__linear_forward(const struct lisa__run *run, const struct lisa__linear *l,
-                                 const void *x, void *y, int accumulate, uint32_t rows) {
+                                 lisa_typed x, lisa_typed y, int accumulate, uint32_t rows) {
     const lisa_gemm product = {
         .m = rows,
         .n = l->n_out,
@@ -98,7 +99,7 @@ lisa_status lisa__linear_forward(const struct lisa__run *run, const struct lisa_
         .b = weight_of(l),
         .ldb = weight_stride(l),
         .c = y,
-        .ldc = l->n_out,
+        .ldc = l->ld_out,
         .alpha = 1,
         .beta = accumulate ? 1 : 0,
     };
@@ -114,19 +115,17 @@ int lisa__linear_trains(const struct lisa__linear *l) {
 
 /* dW[out, in] += dy^T x, or dW[in, out] += x^T dy where stored so. */
 static lisa_status weight_gradient(const struct lisa__run *run, const struct lisa__linear *l,
-                                   const void *x, const void *dy, uint32_t rows) {
-    const void *left = l->transposed ? x : dy, *right = l->transposed ? dy : x;
+                                   lisa_typed x, lisa_typed dy, uint32_t rows) {
     const lisa_gemm product = {
         .m = l->transposed ? l->n_in : l->n_out,
         .n = l->transposed ? l->n_out : l->n_in,
         .k = rows,
         .trans_a = 1,
-        .a = left,
-        .lda = l->transposed ? l->n_in : l->n_out,
-        /* Read only, though the operand's type is that of weights. */
-        .b = {(void *)(uintptr_t)right, run->be->ops->real_dtype},
-        .ldb = l->transposed ? l->n_out : l->n_in,
-        .c = at(l->weight->gradient, weight_offset(l), run->model->real_size),
+        .a = l->transposed ? x : dy,
+        .lda = l->transposed ? l->n_in : l->ld_out,
+        .b = l->transposed ? dy : x,
+        .ldb = l->transposed ? l->ld_out : l->n_in,
+        .c = lisa__real(run, at(l->weight->gradient, weight_offset(l), run->model->real_size)),
         .ldc = weight_stride(l),
         .alpha = 1,
         .beta = 1,
@@ -135,19 +134,19 @@ static lisa_status weight_gradient(const struct lisa__run *run, const struct lis
 }
 
 static lisa_status bias_gradient(const struct lisa__run *run, const struct lisa__linear *l,
-                                 const void *dy, uint32_t rows) {
+                                 lisa_typed dy, uint32_t rows) {
     const lisa_bias bias = {
         .rows = rows,
         .cols = l->n_out,
-        .y = (void *)(uintptr_t)dy,
-        .ldy = l->n_out,
+        .y = dy,
+        .ldy = l->ld_out,
         .dbias = at(l->bias->gradient, l->first_out, run->model->real_size),
     };
     return run->be->ops->bias_backward(run->be, &bias);
 }
 
 lisa_status lisa__linear_backward(const struct lisa__run *run, const struct lisa__linear *l,
-                                  const void *x, const void *dy, void *dx, int accumulate,
+                                  lisa_typed x, lisa_typed dy, lisa_typed dx, int accumulate,
                                   uint32_t rows) {
     if (l->weight->gradient != NULL)
         LISA_TRY(weight_gradient(run, l, x, dy, rows));
@@ -156,7 +155,7 @@ lisa_status lisa__linear_backward(const struct lisa__run *run, const struct lisa
     /* Before x, whose place dx may take, is written over. */
     if (l->lora_a != NULL)
         LISA_TRY(lisa__lora_backward(run, l, x, dy, dx, accumulate, rows));
-    if (dx == NULL)
+    if (dx.data == NULL)
         return LISA_OK;
     const lisa_gemm product = {
         .m = rows,
@@ -164,7 +163,7 @@ lisa_status lisa__linear_backward(const struct lisa__run *run, const struct lisa
         .k = l->n_out,
         .trans_b = l->transposed,
         .a = dy,
-        .lda = l->n_out,
+        .lda = l->ld_out,
         .b = weight_of(l),
         .ldb = weight_stride(l),
         .c = dx,

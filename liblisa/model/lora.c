@@ -142,18 +142,19 @@ lisa_status lisa__lora_list(const lisa_adapter_options *options, const lisa_mode
 void lisa__lora_layout(struct lisa__layout *layout, void **values,
                        struct lisa__lora_workspace *workspace,
                        const struct lisa__tensor_desc *descs, uint32_t n,
-                       const lisa_adapter_options *options, size_t real_size) {
+                       const lisa_adapter_options *options, size_t operand_size) {
     const uint64_t rows = lisa__lora_rows(options);
     uint64_t widest = 0;
     for (uint32_t i = 0; i < n; i++) {
-        void *value = lisa__take(layout, LISA_MEM_WEIGHTS_PRIVATE, descs[i].n_elements, real_size);
+        void *value =
+            lisa__take(layout, LISA_MEM_WEIGHTS_PRIVATE, descs[i].n_elements, operand_size);
         if (values != NULL)
             values[i] = value;
         if (i % 2 == 0 && descs[i].shape[1] > widest)
             widest = descs[i].shape[1];
     }
     memset(workspace, 0, sizeof *workspace);
-    workspace->inner = lisa__take(layout, LISA_MEM_WORKSPACE, rows * options->rank, real_size);
+    workspace->inner = lisa__take(layout, LISA_MEM_WORKSPACE, rows * options->rank, operand_size);
     if (options->dropout > 0)
-        workspace->input = lisa__take(layout, LISA_MEM_WORKSPACE, rows * widest, real_size);
+        workspace->input = lisa__take(layout, LISA_MEM_WORKSPACE, rows * widest, operand_size);
 }

@@ -44,6 +44,6 @@ struct lisa__lora_workspace {
 void lisa__lora_layout(struct lisa__layout *layout, void **values,
                        struct lisa__lora_workspace *workspace,
                        const struct lisa__tensor_desc *descs, uint32_t n,
-                       const lisa_adapter_options *options, size_t real_size);
+                       const lisa_adapter_options *options, size_t operand_size);
 
 #endif

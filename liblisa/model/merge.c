@@ -24,7 +24,7 @@ struct target {
     const char *name;
     uint64_t rows, cols;
     uint64_t n_in;
-    const void *a, *b;
+    lisa_typed a, b;
     int transposed;
 };
 
@@ -32,10 +32,6 @@ struct target {
 struct tile {
     uint64_t row, col, rows, cols;
 };
-
-static const void *at(const void *base, uint64_t elements, size_t size) {
-    return (const unsigned char *)base + elements * size;
-}
 
 static struct target target_of(const lisa_adapter *adapter, uint32_t index) {
     const lisa_model *m = adapter->model;
@@ -48,8 +44,8 @@ static struct target target_of(const lisa_adapter *adapter, uint32_t index) {
         .rows = d->shape[0],
         .cols = d->shape[1],
         .n_in = a->shape[1],
-        .a = adapter->own.tensors[index].value.data,
-        .b = adapter->own.tensors[index + 1].value.data,
+        .a = adapter->own.tensors[index].value,
+        .b = adapter->own.tensors[index + 1].value,
         .transposed = m->family->conv1d && a->role < LISA__BLOCK_ROLES,
     };
 }
@@ -58,20 +54,19 @@ static struct target target_of(const lisa_adapter *adapter, uint32_t index) {
 static lisa_status multiply(const struct merge *m, const struct target *t, const struct tile *k) {
     const lisa_model *model = m->adapter->model;
     const uint32_t rank = m->adapter->options.rank;
-    const size_t real = model->real_size;
-    const void *left = t->transposed ? at(t->a, k->row, real) : at(t->b, k->row * rank, real);
-    const void *right = t->transposed ? at(t->b, k->col * rank, real) : at(t->a, k->col, real);
+    const uint64_t row = t->transposed ? k->row : k->row * rank;
+    const uint64_t col = t->transposed ? k->col * rank : k->col;
     const lisa_gemm op = {
         .m = (uint32_t)k->rows,
         .n = (uint32_t)k->cols,
         .k = rank,
         .trans_a = (uint32_t)t->transposed,
         .trans_b = (uint32_t)t->transposed,
-        .a = left,
+        .a = lisa__values_from(t->transposed ? &t->a : &t->b, row),
         .lda = t->transposed ? t->n_in : rank,
-        .b = {(void *)(uintptr_t)right, model->be->ops->real_dtype},
+        .b = lisa__values_from(t->transposed ? &t->b : &t->a, col),
         .ldb = t->transposed ? rank : t->n_in,
-        .c = m->product,
+        .c = {m->product, model->kinds.real},
         .ldc = k->cols,
         .alpha = lisa__lora_scale(&m->adapter->options),
     };

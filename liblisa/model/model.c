@@ -84,6 +84,7 @@ static void layout_loaded(struct lisa__layout *layout, lisa_model *model) {
             .dtype = d->dtype,
         };
     }
+    model->number = lisa__take_number(layout);
 }
 
 static lisa_status alloc_loaded(lisa_model *model) {
@@ -175,10 +176,39 @@ static void report_unused(const lisa_model *model) {
     }
 }
 
+/* What products of one model read is of one type. */
+static lisa_status check_kinds(const lisa_model *model) {
+    for (uint32_t i = 0; i < model->base.n; i++) {
+        const struct lisa__tensor_desc *d = &model->base.descs[i];
+        const int enters_product = d->n_dims == 2 && d->role != LISA__POSITION_W &&
+                                   (d->role != LISA__EMBED_W || model->config.tied_head);
+        if (enters_product && d->dtype != model->kinds.operand &&
+            model->kinds.operand != model->kinds.real)
+            return lisa__fail(LISA_E_UNSUPPORTED,
+                              "tensor \"%s\" is %s, others are %s: backend %s takes one type for "
+                              "all matrices",
+                              d->name, lisa_dtype_name(d->dtype),
+                              lisa_dtype_name(model->kinds.operand), model->be->ops->name);
+    }
+    return LISA_OK;
+}
+
+/* Loss gradients of one token are below 1; times this, what f16 would lose of small ones is seldom
+ * needed, and sums over thousands of tokens stay below its 65504. */
+static const double F16_LOSS_SCALE = 32;
+
+/* From here on tensors have the types that they are held in. */
+static lisa_status set_kinds(lisa_model *model) {
+    model->kinds = lisa__kinds_of(model->be->ops, model->base.descs[0].dtype);
+    model->loss_scale = model->kinds.operand == LISA_DTYPE_F16 ? F16_LOSS_SCALE : 1;
+    return check_kinds(model);
+}
+
 static lisa_status open_into(lisa_model *model, const lisa_model_options *options) {
     LISA_TRY(lisa__weights_open(&model->files, model->context, model->directory,
                                 options->load != LISA_LOAD_COPY));
     LISA_TRY(bind_sources(model));
+    LISA_TRY(set_kinds(model));
     report_unused(model);
     LISA_TRY(alloc_loaded(model));
     for (uint32_t i = 0; i < model->base.n; i++)
@@ -216,6 +246,7 @@ static lisa_status create_into(lisa_model *model, uint64_t seed) {
         model->base.tensors[i].file_dtype = model->config.weights_dtype;
         model->base.descs[i].dtype = lisa__held_dtype(model->be->ops, model->config.weights_dtype);
     }
+    LISA_TRY(set_kinds(model));
     LISA_TRY(alloc_loaded(model));
     for (uint32_t i = 0; i < model->base.n; i++)
         LISA_TRY(lisa__fill_random(model, i, seed));
@@ -413,24 +444,31 @@ int lisa__group_trains(const lisa_model *model, uint32_t group) {
            (model->adapter != NULL && any_trains(&model->adapter->own, group));
 }
 
-lisa_status lisa__group_sum_squares(lisa_backend *be, const struct lisa__parameters *p,
+lisa_status lisa__sum_squares(const lisa_model *model, lisa_typed x, uint64_t n, double *out) {
+    lisa_backend *be = model->be;
+    LISA_TRY(be->ops->sum_squares(be, x, n, model->number));
+    return be->ops->download(be, out, model->number, sizeof *out);
+}
+
+lisa_status lisa__group_sum_squares(const lisa_model *model, const struct lisa__parameters *p,
                                     uint32_t group, double *out) {
     double total = 0;
     for (uint32_t i = 0; i < p->n; i++) {
         double part = 0;
         if (p->descs[i].group != group)
             continue;
-        LISA_TRY(be->ops->sum_squares(be, p->tensors[i].value, p->descs[i].n_elements, &part));
+        LISA_TRY(lisa__sum_squares(model, p->tensors[i].value, p->descs[i].n_elements, &part));
         total += part;
     }
     *out = total;
     return LISA_OK;
 }
 
-static lisa_status blame(lisa_backend *be, const struct lisa__parameters *p, const char *what) {
+static lisa_status blame(const lisa_model *model, const struct lisa__parameters *p,
+                         const char *what) {
     for (uint32_t i = 0; i < p->n; i++) {
         double sum = 0;
-        LISA_TRY(be->ops->sum_squares(be, p->tensors[i].value, p->descs[i].n_elements, &sum));
+        LISA_TRY(lisa__sum_squares(model, p->tensors[i].value, p->descs[i].n_elements, &sum));
         if (!isfinite(sum))
             return lisa__fail(LISA_E_NONFINITE, "%s is not finite: tensor \"%s\" has NaN or Inf",
                               what, p->descs[i].name);
@@ -439,8 +477,8 @@ static lisa_status blame(lisa_backend *be, const struct lisa__parameters *p, con
 }
 
 lisa_status lisa__blame_weights(lisa_model *model, const char *what) {
-    LISA_TRY(blame(model->be, &model->base, what));
+    LISA_TRY(blame(model, &model->base, what));
     if (model->adapter != NULL)
-        LISA_TRY(blame(model->be, &model->adapter->own, what));
+        LISA_TRY(blame(model, &model->adapter->own, what));
     return lisa__fail(LISA_E_NONFINITE, "%s is not finite, though every weight is", what);
 }

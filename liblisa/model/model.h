@@ -49,13 +49,16 @@ struct lisa_model {
     lisa_context *context;
     lisa_backend *be;
     size_t real_size;
+    struct lisa__kinds kinds;
+    double loss_scale; /* of all gradients: what is small in f16 is kept from vanishing */
     lisa_model_config config;
     const struct lisa__family *family;
     char *directory;   /* it was opened from; NULL when made from a description */
     char *scratch_dir; /* or NULL */
     struct lisa__weights *files;
     struct lisa__parameters base;
-    struct lisa__layout loaded; /* tensors that never were in a mapping */
+    struct lisa__layout loaded; /* tensors that never were in a mapping, and `number` */
+    double *number;             /* on the device: a sum that is read at once */
     struct lisa__layout homes[LISA__PARTS];
     struct lisa__scratch scratch;
     uint32_t reserved[LISA__PARTS];
@@ -107,8 +110,11 @@ lisa_status lisa__tensor_get(lisa_model *model, uint32_t index, uint64_t begin, 
 /* Replaces a whole tensor (dtype F32 or F64), its master included. */
 lisa_status lisa__tensor_put(lisa_model *model, uint32_t index, const void *data, uint32_t dtype);
 
-/* Sum of squares of a group's weights. */
-lisa_status lisa__group_sum_squares(lisa_backend *be, const struct lisa__parameters *p,
+/* Sum of squares of values on the device, at once. */
+lisa_status lisa__sum_squares(const lisa_model *model, lisa_typed x, uint64_t n, double *out);
+
+/* Of a group's weights, the model's own or its adapter's. */
+lisa_status lisa__group_sum_squares(const lisa_model *model, const struct lisa__parameters *p,
                                     uint32_t group, double *out);
 
 /* After a loss came out non-finite: LISA_E_NONFINITE naming the first tensor, of the model or of

@@ -19,13 +19,8 @@ static lisa_status fill_batch(lisa_batch *b, uint32_t max_batch, uint32_t max_to
                               const lisa_batch_options *options) {
     lisa_model *m = b->model;
     LISA_TRY(lisa__rows_create(&b->rows, m->context, max_batch, max_tokens, m->config.vocab_size));
-    lisa_status status = LISA_OK;
-    b->nll = lisa__alloc(m->context, LISA_MEM_HANDLES,
-                         (uint64_t)max_batch * max_tokens * sizeof *b->nll, &status);
-    if (b->nll == NULL)
-        return status;
     const struct lisa__activations_shape shape = lisa__training_shape(
-        &m->config, m->real_size, max_batch, max_tokens, options, lisa__spare(m->context));
+        &m->config, m->kinds, max_batch, max_tokens, options, lisa__spare(m->context));
     b->head_rows = shape.head_rows;
     b->inference_only = options->inference_only;
     return b->inference_only ? LISA_OK : alloc_activations(b, &shape);
@@ -55,8 +50,6 @@ void lisa__batch_destroy(lisa_batch *b) {
     lisa_model *model = b->model;
     lisa_context *context = model->context;
     lisa__layout_free(&b->layout, context);
-    lisa__release(context, LISA_MEM_HANDLES, b->nll,
-                  (uint64_t)b->rows.max_batch * b->rows.max_tokens * sizeof *b->nll);
     lisa__rows_destroy(&b->rows, context);
     lisa__release(context, LISA_MEM_HANDLES, b, sizeof *b);
     lisa__model_release(model);
@@ -111,16 +104,35 @@ static struct lisa__run run_of(lisa_model *model, const lisa_batch *b,
     };
 }
 
-/* Adds up the rows' losses on the host, in row order. */
-static lisa_status sum_loss(const struct lisa__run *run, const lisa_batch *b,
-                            struct lisa__loss *loss) {
-    const uint32_t n = run->head_rows;
-    *loss = (struct lisa__loss){0, b->rows.weight_sum, n};
-    if (n != 0)
-        LISA_TRY(run->be->ops->download(run->be, b->nll, run->a->head_nll, n * sizeof *b->nll));
-    for (uint32_t i = 0; i < n; i++)
-        loss->sum += b->nll[i];
-    return isfinite(loss->sum) ? LISA_OK : lisa__blame_weights(run->model, "the loss");
+/* Adds up the rows' losses, in row order, into a->loss. */
+static lisa_status sum_loss(const struct lisa__run *run) {
+    const struct lisa__activations *a = run->a;
+    LISA_TRY(run->be->ops->zero(run->be, a->loss, sizeof *a->loss));
+    return run->be->ops->sum(run->be, a->head_nll, run->head_rows, a->loss);
+}
+
+static lisa_status check_loss(const struct lisa__run *run, double loss) {
+    return isfinite(loss) ? LISA_OK : lisa__blame_weights(run->model, "the loss");
+}
+
+static lisa_status read_loss(const struct lisa__run *run, const lisa_batch *b, double *mean) {
+    double sum = 0;
+    LISA_TRY(sum_loss(run));
+    LISA_TRY(run->be->ops->download(run->be, &sum, run->a->loss, sizeof sum));
+    *mean = b->rows.weight_sum > 0 ? sum / b->rows.weight_sum : 0;
+    return check_loss(run, sum);
+}
+
+/* A loss that is not finite ends a backward here, where that is known at once; else the update is
+ * not made. */
+static lisa_status watch_loss(const struct lisa__run *run) {
+    const struct lisa__activations *a = run->a;
+    uint64_t ticket;
+    uint32_t known = 0;
+    LISA_TRY(sum_loss(run));
+    LISA_TRY(run->be->ops->post(run->be, a->posted_loss, a->loss, sizeof *a->loss, &ticket));
+    LISA_TRY(run->be->ops->passed(run->be, ticket, &known));
+    return known ? check_loss(run, *a->posted_loss) : LISA_OK;
 }
 
 static struct lisa__run training_run_of(lisa_model *model, const lisa_batch *b) {
@@ -130,7 +142,7 @@ static struct lisa__run training_run_of(lisa_model *model, const lisa_batch *b) 
     return run;
 }
 
-lisa_status lisa__forward(lisa_model *model, lisa_batch *b, struct lisa__loss *loss) {
+lisa_status lisa__forward(lisa_model *model, lisa_batch *b, double *loss) {
     LISA_TRY(lisa__forward_check(model, b));
     b->forwarded = 0;
     b->draw = model->adapter != NULL ? model->adapter->draws : 0;
@@ -139,7 +151,7 @@ lisa_status lisa__forward(lisa_model *model, lisa_batch *b, struct lisa__loss *l
     LISA_TRY(lisa__trunk_forward(&run));
     if (loss != NULL) {
         LISA_TRY(lisa__head(&run, 0));
-        LISA_TRY(sum_loss(&run, b, loss));
+        LISA_TRY(read_loss(&run, b, loss));
     }
     b->forwarded = 1;
     b->forward_version = model->version;
@@ -156,13 +168,13 @@ lisa_status lisa__backward_check(const lisa_model *model, const lisa_batch *b) {
     return LISA_OK;
 }
 
-lisa_status lisa__backward(lisa_model *model, lisa_batch *b, struct lisa__loss *loss) {
+lisa_status lisa__backward(lisa_model *model, lisa_batch *b) {
     LISA_TRY(lisa__backward_check(model, b));
     /* Backward overwrites what forward saved: it can run once. */
     b->forwarded = 0;
     const struct lisa__run run = training_run_of(model, b);
     LISA_TRY(lisa__head(&run, 1));
-    LISA_TRY(sum_loss(&run, b, loss));
+    LISA_TRY(watch_loss(&run));
     LISA_TRY(lisa__trunk_backward(&run));
     /* Only now: a step that failed draws the same dropout when it is tried again. */
     if (model->adapter != NULL)
@@ -174,7 +186,7 @@ lisa_status lisa__backward(lisa_model *model, lisa_batch *b, struct lisa__loss *
 static lisa_status begin_evaluation(struct lisa__layout *layout, struct lisa__activations *a,
                                     lisa_model *model, const lisa_batch *b) {
     const struct lisa__activations_shape shape = lisa__evaluation_shape(
-        &model->config, model->real_size, b->rows.batch, b->rows.tokens, b->head_rows);
+        &model->config, model->kinds, b->rows.batch, b->rows.tokens, b->head_rows);
     memset(layout, 0, sizeof *layout);
     lisa__activations_layout(layout, a, &shape);
     LISA_TRY(lisa__layout_alloc(layout, model->context));
@@ -210,14 +222,14 @@ static lisa_status spread_results(const struct lisa__run *run, const lisa_batch 
 
 static lisa_status evaluate(const struct lisa__run *run, const lisa_batch *b, double *loss,
                             float *log_probs, uint8_t *greedy) {
-    struct lisa__loss sum;
+    double mean;
     LISA_TRY(upload_rows(run, &b->rows));
     LISA_TRY(lisa__trunk_forward(run));
     LISA_TRY(lisa__head(run, 0));
-    LISA_TRY(sum_loss(run, b, &sum));
+    LISA_TRY(read_loss(run, b, &mean));
     LISA_TRY(spread_results(run, b, log_probs, greedy));
     if (loss != NULL)
-        *loss = sum.sum / sum.weight_sum;
+        *loss = mean;
     return LISA_OK;
 }
 

@@ -11,18 +11,10 @@ struct lisa_batch {
     struct lisa__rows rows;
     struct lisa__layout layout;
     struct lisa__activations activations; /* nothing where inference_only */
-    double *nll;                          /* [N] on the host */
     uint32_t head_rows;                   /* rows of logits at once */
     uint32_t inference_only;
     uint64_t forward_version; /* of the weights that forward saw */
     uint64_t draw;            /* of the dropout in it */
-};
-
-/* What a forward over rows adds up to. */
-struct lisa__loss {
-    double sum; /* weighted */
-    double weight_sum;
-    uint64_t n_scored;
 };
 
 lisa_status lisa__batch_create(lisa_batch **out, lisa_model *model, uint32_t max_batch,
@@ -32,14 +24,14 @@ void lisa__batch_destroy(lisa_batch *batch);
 /* Whether lisa__forward may begin. */
 lisa_status lisa__forward_check(const lisa_model *model, const lisa_batch *batch);
 
-/* loss may be NULL: then the head is left to backward. */
-lisa_status lisa__forward(lisa_model *model, lisa_batch *batch, struct lisa__loss *loss);
+/* The mean loss; it may be NULL: then the head is left to backward. */
+lisa_status lisa__forward(lisa_model *model, lisa_batch *batch, double *loss);
 
 /* Whether lisa__backward may begin. */
 lisa_status lisa__backward_check(const lisa_model *model, const lisa_batch *batch);
 
-/* Adds gradients where they are lent; the loss comes with them. */
-lisa_status lisa__backward(lisa_model *model, lisa_batch *batch, struct lisa__loss *loss);
+/* Adds gradients where they are lent, and leaves the loss in the activations. */
+lisa_status lisa__backward(lisa_model *model, lisa_batch *batch);
 
 lisa_status lisa__evaluate(lisa_model *model, lisa_batch *batch, double *loss, float *log_probs,
                            uint8_t *greedy);

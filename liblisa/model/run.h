@@ -19,6 +19,21 @@ struct lisa__run {
     uint64_t draw;      /* of that dropout */
 };
 
+/* Memory of the pass as an operand, or as real. What is only read comes so, too. */
+static inline lisa_typed lisa__operand(const struct lisa__run *run, const void *data) {
+    return (lisa_typed){(void *)(uintptr_t)data, run->model->kinds.operand};
+}
+
+static inline lisa_typed lisa__real(const struct lisa__run *run, const void *data) {
+    return (lisa_typed){(void *)(uintptr_t)data, run->model->kinds.real};
+}
+
+/* The gradient of the residual stream as a product reads it. */
+static inline lisa_typed lisa__dstream_operand(const struct lisa__run *run) {
+    const void *apart = run->a->doperand;
+    return lisa__operand(run, apart != NULL ? apart : run->a->dstream);
+}
+
 /* RoPE tables for `positions` positions into the activations' cos and sin. */
 lisa_status lisa__rope_tables(lisa_model *model, const struct lisa__activations *a);
 
@@ -27,6 +42,7 @@ lisa_status lisa__rope_tables(lisa_model *model, const struct lisa__activations 
 struct lisa__linear {
     struct lisa__tensor *weight, *bias; /* bias may be NULL */
     uint32_t n_in, n_out;
+    size_t ld_out; /* row stride of y and dy; n_out but in the gradient of logits */
     uint32_t first_out, total_out;
     uint32_t transposed;                  /* 1: the weight is stored [in, out] (Conv1D) */
     struct lisa__tensor *lora_a, *lora_b; /* of the attached adapter, or NULL */
@@ -38,15 +54,16 @@ struct lisa__linear {
 struct lisa__linear lisa__linear_of(const lisa_model *model, uint32_t layer, uint32_t role);
 
 lisa_status lisa__linear_forward(const struct lisa__run *run, const struct lisa__linear *l,
-                                 const void *x, void *y, int accumulate, uint32_t rows);
+                                 lisa_typed x, lisa_typed y, int accumulate, uint32_t rows);
 
 /* Whether backward reads x: the weight, or its adapter, trains. */
 int lisa__linear_trains(const struct lisa__linear *l);
 
-/* dx = dy W (dx += where accumulate; dx may be NULL, or x), and, where they train, dW += dy^T x and
- * db += sum dy, likewise of the adapter. x may be NULL unless lisa__linear_trains. */
+/* dx = dy W (dx += where accumulate; its data may be NULL, or x's), and, where they train,
+ * dW += dy^T x and db += sum dy, likewise of the adapter. x may be NULL unless lisa__linear_trains.
+ */
 lisa_status lisa__linear_backward(const struct lisa__run *run, const struct lisa__linear *l,
-                                  const void *x, const void *dy, void *dx, int accumulate,
+                                  lisa_typed x, lisa_typed dy, lisa_typed dx, int accumulate,
                                   uint32_t rows);
 
 /* Layer l: stream(l) -> stream(l + 1), saving what saved_at(l) names. rebuild: only what backward

@@ -112,12 +112,19 @@ static lisa_status reserve_weights(lisa_optimizer *o) {
     return LISA_OK;
 }
 
+static lisa_status clear_outcome(const lisa_optimizer *o) {
+    lisa_backend *be = o->model->be;
+    LISA_TRY(be->ops->zero(be, o->memory.squares, o->shape.n_tensors * sizeof(double)));
+    return be->ops->zero(be, o->memory.outcome, sizeof *o->memory.outcome);
+}
+
 static lisa_status alloc_state(lisa_optimizer *o) {
     lisa_context *context = o->model->context;
     lisa__state_layout(&o->layout, &o->memory, &o->shape);
     LISA_TRY(lisa__layout_alloc(&o->layout, context));
     lisa__state_layout(&o->layout, &o->memory, &o->shape);
     LISA_TRY(lisa__layout_check(&o->layout));
+    LISA_TRY(clear_outcome(o));
     LISA_TRY(alloc_tables(o));
     return lisa__scratch_create(&o->away, context, o->options.scratch_dir,
                                 lisa__offload_bytes(&o->shape));
@@ -244,9 +251,11 @@ struct lisa__state lisa__group_state(const lisa_optimizer *o, uint32_t group) {
 }
 
 lisa_status lisa__optimizer_void(lisa_optimizer *o) {
+    lisa_backend *be = o->model->be;
     memset(&o->window, 0, sizeof o->window);
-    return o->model->be->ops->zero(o->model->be, o->memory.gradients,
-                                   o->gradient_elements * o->model->real_size);
+    lisa__optimizer_unclaim(o);
+    LISA_TRY(be->ops->zero(be, &o->memory.outcome->loss, sizeof o->memory.outcome->loss));
+    return be->ops->zero(be, o->memory.gradients, o->gradient_elements * o->model->real_size);
 }
 
 lisa_status lisa__optimizer_check_gradients(const lisa_optimizer *o) {
@@ -255,13 +264,19 @@ lisa_status lisa__optimizer_check_gradients(const lisa_optimizer *o) {
                : LISA_OK;
 }
 
-lisa_status lisa__optimizer_count(lisa_optimizer *o, double loss_sum, double weight_sum,
-                                  uint64_t n_scored) {
-    double real;
+lisa_status lisa__optimizer_count(lisa_optimizer *o, const double *loss,
+                                  const struct lisa__rows *rows) {
+    lisa_backend *be = o->model->be;
     o->window.n_backward++;
-    o->window.n_scored += n_scored;
-    o->window.loss_sum += loss_sum;
-    o->window.weight_sum += weight_sum;
-    lisa__store(&real, o->model->be->ops->real_dtype, 0, o->window.weight_sum);
-    return o->model->be->ops->upload(o->model->be, o->memory.gradients, &real, o->model->real_size);
+    o->window.n_scored += rows->n_scored;
+    o->window.weight_sum += rows->weight_sum;
+    LISA_TRY(be->ops->sum(be, loss, 1, &o->memory.outcome->loss));
+    return lisa__optimizer_put_weight(o, o->window.weight_sum);
+}
+
+lisa_status lisa__optimizer_put_weight(lisa_optimizer *o, double weight_sum) {
+    lisa_backend *be = o->model->be;
+    double real;
+    lisa__store(&real, be->ops->real_dtype, 0, weight_sum * o->model->loss_scale);
+    return be->ops->upload(be, o->memory.gradients, &real, o->model->real_size);
 }

@@ -19,7 +19,8 @@ struct lisa__group {
 struct lisa__window {
     uint32_t n_backward;
     uint64_t n_scored;
-    double loss_sum, weight_sum;
+    double weight_sum;
+    double lr; /* update_in_backward: with which the update was made */
 };
 
 struct lisa_optimizer {
@@ -36,11 +37,14 @@ struct lisa_optimizer {
     uint32_t *slot_taken;       /* [n_slots] */
     uint8_t *wanted;            /* [L + 2], scratch of apply_mask */
     struct lisa__row_map rows;  /* of a sparse embedding, else empty */
+    uint32_t rows_kept;         /* of them: have been updated, or will be */
+    uint32_t rows_before;       /* as many were kept before the first unsettled update */
     uint64_t gradient_elements; /* of the region, header included, for the mask in force */
     struct lisa__window window;
-    /* update_in_backward: of the backward under way or just done. */
-    double grad_scale, squares;
-    uint64_t updates; /* made so far: a stream of rounding each, and for each tensor */
+    uint64_t updates;   /* tried so far: a stream of rounding each, and for each tensor */
+    uint64_t confirmed; /* updates that the device is known to have made */
+    uint32_t unsettled; /* updates since, of which that is not known */
+    uint64_t ticket;    /* of the last one's outcome */
 };
 
 /* LISA_E_INVAL names the option at fault. adapted: they are of an adapter's optimizer. */
@@ -65,8 +69,12 @@ lisa_status lisa__optimizer_lend(lisa_optimizer *o);
 /* Where a group's moments and low bits lie now. Only for groups that have state in memory. */
 struct lisa__state lisa__group_state(const lisa_optimizer *o, uint32_t group);
 
-/* Clears gradients and window. */
+/* Clears gradients and window, and gives rows that were not updated back. */
 lisa_status lisa__optimizer_void(lisa_optimizer *o);
+
+/* The outcome of updates that were made without waiting for it. LISA_E_NONFINITE where one failed:
+ * nothing has changed since before it, and the window is void. wait: until all is known. */
+lisa_status lisa__optimizer_settle(lisa_optimizer *o, int wait);
 
 /* Before a backward over these rows. LISA_E_STATE where the window may not take it, LISA_E_BUDGET
  * where the rows of a sparse embedding do not suffice. */
@@ -79,6 +87,9 @@ void lisa__optimizer_free_rows(lisa_optimizer *o);
 /* Gives the tokens of a batch slots of a sparse embedding: all of them, or LISA_E_BUDGET. */
 lisa_status lisa__optimizer_claim(lisa_optimizer *o, const struct lisa__rows *rows);
 
+/* Takes those back that were not updated. */
+void lisa__optimizer_unclaim(lisa_optimizer *o);
+
 /* Elements of a tensor's gradient in use: all, or those of the rows that have a slot. */
 uint64_t lisa__gradient_in_use(const lisa_optimizer *o, uint32_t index);
 
@@ -88,10 +99,15 @@ lisa_status lisa__optimizer_take(void *self, uint32_t tensor);
 /* LISA_E_STATE where update_in_backward keeps no gradients. */
 lisa_status lisa__optimizer_check_gradients(const lisa_optimizer *o);
 
-/* Adds a backward's loss to the window, and the window's weight to the gradient region. */
-lisa_status lisa__optimizer_count(lisa_optimizer *o, double loss_sum, double weight_sum,
-                                  uint64_t n_scored);
+/* Adds a backward's loss (one number on the device) to the window, and the window's weight to the
+ * gradient region. */
+lisa_status lisa__optimizer_count(lisa_optimizer *o, const double *loss,
+                                  const struct lisa__rows *rows);
 
+/* Into the region's first element, as gradients are scaled. */
+lisa_status lisa__optimizer_put_weight(lisa_optimizer *o, double weight_sum);
+
+/* stats NULL: without waiting for the outcome, where the backend need not. */
 lisa_status lisa__optimizer_step(lisa_optimizer *o, lisa_step_stats *stats);
 
 #endif

@@ -39,6 +39,10 @@ static void give_back(struct lisa__row_map *map, uint32_t n_used) {
         map->slot_of[map->row_of[--map->n_used]] = 0;
 }
 
+void lisa__optimizer_unclaim(lisa_optimizer *o) {
+    give_back(&o->rows, o->rows_kept);
+}
+
 /* Slots for the rows that have none; as many as there are. Returns whether they sufficed. */
 static int take_slots(struct lisa__row_map *map, const struct lisa__rows *rows) {
     const size_t n = (size_t)rows->batch * rows->tokens;

@@ -6,33 +6,6 @@
 #include <math.h>
 #include <string.h>
 
-/* Of the un-normalised gradient of a tensor. */
-static lisa_status gradient_squares(const lisa_optimizer *o, uint32_t index, double *out) {
-    lisa_backend *be = o->model->be;
-    const struct lisa__tensor_desc *d = &o->trained->descs[index];
-    const lisa_typed gradient = {o->trained->tensors[index].gradient, be->ops->real_dtype};
-    LISA_TRY(be->ops->sum_squares(be, gradient, lisa__gradient_in_use(o, index), out));
-    if (isfinite(*out))
-        return LISA_OK;
-    return lisa__fail(LISA_E_NONFINITE, "the gradient of tensor \"%s\" has NaN or Inf%s", d->name,
-                      o->options.update_in_backward ? " (update_in_backward: tensors nearer to the "
-                                                      "loss have been updated)"
-                                                    : "");
-}
-
-/* Norm of the un-normalised gradient of all active groups, in group order. */
-static lisa_status gradient_norm(const lisa_optimizer *o, double *out) {
-    double total = 0;
-    for (uint32_t i = 0; i < o->trained->n; i++) {
-        double part = 0;
-        if (o->trained->tensors[i].gradient != NULL)
-            LISA_TRY(gradient_squares(o, i, &part));
-        total += part;
-    }
-    *out = sqrt(total);
-    return LISA_OK;
-}
-
 /* Of a group's next step; see optimizer.h. */
 static double group_lr(const lisa_optimizer *o, uint32_t group) {
     const lisa_optimizer_options *p = &o->options;
@@ -56,7 +29,7 @@ struct part {
 /* No other update of a moment, and no closing of a master, draws from the same. */
 static uint64_t rounding_stream(const lisa_optimizer *o, const struct part *part) {
     const uint64_t n_parts = (uint64_t)o->trained->n + o->shape.embedding_rows;
-    return 1ull << 63 | (o->updates * n_parts + part->draw);
+    return 1ull << 63 | ((o->updates - 1) * n_parts + part->draw);
 }
 
 static struct part whole_tensor(const lisa_optimizer *o, uint32_t index) {
@@ -88,8 +61,7 @@ static struct part row_of(const lisa_optimizer *o, uint32_t index, uint32_t slot
     return part;
 }
 
-static lisa_status update_part(const lisa_optimizer *o, uint32_t index, const struct part *part,
-                               double grad_scale) {
+static lisa_status update_part(const lisa_optimizer *o, uint32_t index, const struct part *part) {
     lisa_backend *be = o->model->be;
     const lisa_optimizer_options *p = &o->options;
     const struct lisa__tensor_desc *d = &o->trained->descs[index];
@@ -113,147 +85,232 @@ static lisa_status update_part(const lisa_optimizer *o, uint32_t index, const st
         .beta2 = p->beta2,
         .eps = p->eps,
         .weight_decay = d->decays ? p->weight_decay : 0,
-        .grad_scale = grad_scale,
         .correction1 = 1 - pow(p->beta1, t),
         .correction2 = 1 - pow(p->beta2, t),
+        .control = &o->memory.outcome->control,
     };
     return be->ops->adamw(be, &op);
 }
 
-static lisa_status update_tensor(const lisa_optimizer *o, uint32_t index, double grad_scale) {
+static lisa_status update_tensor(const lisa_optimizer *o, uint32_t index) {
     if (!lisa__is_sparse(&o->shape, index)) {
         const struct part part = whole_tensor(o, index);
-        return update_part(o, index, &part, grad_scale);
+        return update_part(o, index, &part);
     }
     for (uint32_t slot = 0; slot < o->rows.n_used; slot++) {
         const struct part part = row_of(o, index, slot);
-        LISA_TRY(update_part(o, index, &part, grad_scale));
+        LISA_TRY(update_part(o, index, &part));
     }
     return LISA_OK;
 }
 
-static lisa_status update_all(lisa_optimizer *o, double grad_scale) {
+static lisa_status update_all(const lisa_optimizer *o) {
     for (uint32_t i = 0; i < o->trained->n; i++)
         if (o->trained->tensors[i].gradient != NULL)
-            LISA_TRY(update_tensor(o, i, grad_scale));
+            LISA_TRY(update_tensor(o, i));
     return LISA_OK;
 }
 
 static void count_update(lisa_optimizer *o) {
     for (uint32_t g = 0; g < o->n_layers + 2; g++)
         o->groups[g].steps += o->groups[g].active;
-    o->updates++;
     o->model->version++;
+    if (o->unsettled++ == 0)
+        o->rows_before = o->rows_kept;
+    o->rows_kept = o->rows.n_used;
 }
 
-static void fill_stats(const lisa_optimizer *o, double weight_sum, lisa_step_stats *stats) {
-    const struct lisa__window *w = &o->window;
-    stats->loss = w->weight_sum > 0 ? w->loss_sum / w->weight_sum : 0;
-    stats->weight_sum = weight_sum;
-    stats->lr = o->options.lr;
-    stats->n_targets = w->n_scored;
-    stats->n_backward = w->n_backward;
-    for (uint32_t l = 0; l < o->n_layers; l++)
-        stats->n_active_layers += o->groups[1 + l].active;
+/* n updates were not made. Draws that were taken are not taken again. */
+static void uncount_updates(lisa_optimizer *o, uint64_t n, uint32_t verdict) {
+    for (uint32_t g = 0; g < o->n_layers + 2; g++)
+        o->groups[g].steps -= o->groups[g].active ? n : 0;
+    if (!o->options.update_in_backward || verdict == LISA_VERDICT_EMPTY)
+        o->updates -= n;
 }
 
-/* As the backend will round it. */
-static double in_real(const lisa_optimizer *o, double x) {
-    return o->model->be->ops->real_dtype == LISA_DTYPE_F64 ? x : (float)x;
+static lisa_status square_tensor(const lisa_optimizer *o, uint32_t index) {
+    lisa_backend *be = o->model->be;
+    const lisa_typed gradient = {o->trained->tensors[index].gradient, be->ops->real_dtype};
+    return be->ops->sum_squares(be, gradient, lisa__gradient_in_use(o, index),
+                                o->memory.squares + index);
 }
 
-static lisa_status check_weight(const lisa_optimizer *o, double weight) {
-    if (isfinite(weight) && weight >= 0 && (weight == 0 || isfinite(in_real(o, 1 / weight))))
+/* Squares of all tensors, in group order; 0 for the frozen. */
+static lisa_status square_all(const lisa_optimizer *o) {
+    lisa_backend *be = o->model->be;
+    LISA_TRY(be->ops->zero(be, o->memory.squares, o->trained->n * sizeof *o->memory.squares));
+    for (uint32_t i = 0; i < o->trained->n; i++)
+        if (o->trained->tensors[i].gradient != NULL)
+            LISA_TRY(square_tensor(o, i));
+    return LISA_OK;
+}
+
+static lisa_status judge(const lisa_optimizer *o, uint32_t first, uint32_t n) {
+    lisa_backend *be = o->model->be;
+    const int is_whole = n == o->trained->n;
+    const lisa_judge op = {
+        .squares = o->memory.squares,
+        .first = first,
+        .n = n,
+        .counts = is_whole ? 1 : 0,
+        .weight_sum = o->memory.gradients,
+        .loss = is_whole ? &o->memory.outcome->loss : NULL,
+        .max_norm = o->options.max_grad_norm,
+        .control = &o->memory.outcome->control,
+    };
+    return be->ops->judge(be, &op);
+}
+
+static lisa_status post_outcome(lisa_optimizer *o) {
+    lisa_backend *be = o->model->be;
+    return be->ops->post(be, o->memory.posted, o->memory.outcome, sizeof *o->memory.outcome,
+                         &o->ticket);
+}
+
+/* The text of a failed update. */
+static lisa_status blame(const lisa_optimizer *o, const lisa_control *c) {
+    const char *more = o->options.update_in_backward
+                           ? " (update_in_backward: tensors nearer to the loss have been updated)"
+                           : "";
+    switch (c->verdict) {
+    case LISA_VERDICT_WEIGHT:
+        return lisa__fail(LISA_E_NONFINITE,
+                          "the window's sum of target weights is %g, expected 0 or a number that "
+                          "gradients can be divided by",
+                          c->weight_sum / o->model->loss_scale);
+    case LISA_VERDICT_LOSS:
+        return lisa__blame_weights(o->model, "the loss");
+    case LISA_VERDICT_GRADIENT:
+        return lisa__fail(LISA_E_NONFINITE, "the gradient of tensor \"%s\" has NaN or Inf%s",
+                          o->trained->descs[c->tensor].name, more);
+    default:
+        return lisa__fail(LISA_E_NONFINITE,
+                          "the gradient's norm is %g, whose square is not finite as a moment%s",
+                          c->norm, more);
+    }
+}
+
+/* Forgets a verdict that its host is told now. */
+static lisa_status clear_verdict(lisa_optimizer *o, uint64_t updates) {
+    lisa_backend *be = o->model->be;
+    const lisa_control control = {.updates = updates};
+    return be->ops->upload(be, &o->memory.outcome->control, &control, sizeof control);
+}
+
+static lisa_status is_known(const lisa_optimizer *o, int wait, uint32_t *known) {
+    lisa_backend *be = o->model->be;
+    *known = 0;
+    if (wait)
+        LISA_TRY(be->ops->sync(be));
+    return be->ops->passed(be, o->ticket, known);
+}
+
+lisa_status lisa__optimizer_settle(lisa_optimizer *o, int wait) {
+    uint32_t known = 0;
+    if (o->unsettled == 0)
         return LISA_OK;
-    return lisa__fail(LISA_E_NONFINITE,
-                      "the window's sum of target weights is %g, expected 0 or a number that "
-                      "gradients can be divided by",
-                      weight);
-}
-
-/* The window's sum of target weights: this process's, or what a host's all-reduce made of it. */
-static lisa_status window_weight(const lisa_optimizer *o, double *out) {
-    const lisa_model *m = o->model;
-    double real;
-    LISA_TRY(m->be->ops->download(m->be, &real, o->memory.gradients, m->real_size));
-    *out = lisa__load(&real, m->be->ops->real_dtype, 0);
-    return check_weight(o, *out);
-}
-
-/* Squares of finite gradients may not be finite: v would be Inf, and the weight stand still. */
-static lisa_status check_squares(const lisa_optimizer *o, double norm) {
-    if (isfinite(in_real(o, norm * norm)))
+    LISA_TRY(is_known(o, wait, &known));
+    if (!known)
         return LISA_OK;
-    return lisa__fail(LISA_E_NONFINITE,
-                      "the gradient's norm is %g, whose square is not finite as a moment", norm);
+    const lisa_control control = o->memory.posted->control;
+    uncount_updates(o, o->unsettled - (control.updates - o->confirmed), control.verdict);
+    o->confirmed = control.updates;
+    o->unsettled = 0;
+    if (control.verdict <= LISA_VERDICT_EMPTY)
+        return LISA_OK;
+    o->rows_kept = o->rows_before;
+    LISA_TRY(clear_verdict(o, control.updates));
+    LISA_TRY(lisa__optimizer_void(o));
+    return blame(o, &control);
 }
 
 lisa_status lisa__optimizer_begin_backward(lisa_optimizer *o, const struct lisa__rows *rows) {
-    const double weight_sum = rows->weight_sum;
+    lisa_backend *be = o->model->be;
+    LISA_TRY(lisa__optimizer_settle(o, 0));
     if (!o->options.update_in_backward)
         return lisa__optimizer_claim(o, rows);
     if (o->window.n_backward != 0)
         return lisa__fail(LISA_E_STATE, "lisa_backward: update_in_backward takes one for each "
                                         "lisa_optimizer_step");
-    LISA_TRY(check_weight(o, weight_sum));
     LISA_TRY(lisa__optimizer_claim(o, rows));
-    o->grad_scale = weight_sum > 0 ? 1 / weight_sum : 0;
-    o->squares = 0;
-    return LISA_OK;
+    o->window.lr = o->options.lr;
+    o->updates++;
+    LISA_TRY(be->ops->zero(be, o->memory.squares, o->trained->n * sizeof *o->memory.squares));
+    return lisa__optimizer_put_weight(o, rows->weight_sum);
+}
+
+/* An update inside backward that failed, where that is known already. */
+static lisa_status check_taken(lisa_optimizer *o) {
+    uint32_t known = 0;
+    LISA_TRY(post_outcome(o));
+    LISA_TRY(is_known(o, 0, &known));
+    const lisa_control control = o->memory.posted->control;
+    if (!known || control.verdict <= LISA_VERDICT_EMPTY)
+        return LISA_OK;
+    LISA_TRY(clear_verdict(o, control.updates));
+    return blame(o, &control);
 }
 
 lisa_status lisa__optimizer_take(void *self, uint32_t tensor) {
     lisa_optimizer *o = self;
     lisa_backend *be = o->model->be;
-    double squares = 0;
-    if (o->grad_scale == 0)
-        return LISA_OK;
-    LISA_TRY(gradient_squares(o, tensor, &squares));
-    LISA_TRY(check_squares(o, sqrt(squares) * o->grad_scale));
-    LISA_TRY(update_tensor(o, tensor, o->grad_scale));
-    o->squares += squares;
+    LISA_TRY(square_tensor(o, tensor));
+    LISA_TRY(judge(o, tensor, 1));
+    LISA_TRY(update_tensor(o, tensor));
+    LISA_TRY(check_taken(o));
+    if (lisa__is_sparse(&o->shape, tensor))
+        o->rows_kept = o->rows.n_used;
     o->model->version++;
     return be->ops->zero(be, o->trained->tensors[tensor].gradient,
                          lisa__gradient_in_use(o, tensor) * o->model->real_size);
 }
 
 /* Unless backward has updated already. */
-static lisa_status update(lisa_optimizer *o, double weight_sum, double *norm) {
-    if (o->options.update_in_backward) {
-        *norm = sqrt(o->squares) / weight_sum;
-        return LISA_OK;
-    }
-    LISA_TRY(gradient_norm(o, norm));
-    *norm /= weight_sum;
-    double scale = 1 / weight_sum;
-    const double most = o->options.max_grad_norm;
-    /* torch.nn.utils.clip_grad_norm_ */
-    if (most > 0 && most / (*norm + 1e-6) < 1)
-        scale *= most / (*norm + 1e-6);
-    LISA_TRY(check_squares(o, *norm * weight_sum * scale));
-    return update_all(o, scale);
+static lisa_status update(lisa_optimizer *o) {
+    if (o->options.update_in_backward)
+        return judge(o, 0, o->trained->n);
+    o->updates++;
+    LISA_TRY(square_all(o));
+    LISA_TRY(judge(o, 0, o->trained->n));
+    return update_all(o);
+}
+
+static void fill_stats(const lisa_optimizer *o, const struct lisa__window *window,
+                       lisa_step_stats *stats) {
+    const struct lisa__outcome *outcome = o->memory.posted;
+    const lisa_control *c = &outcome->control;
+    memset(stats, 0, sizeof *stats);
+    stats->struct_size = sizeof *stats;
+    stats->loss = window->weight_sum > 0 ? outcome->loss / window->weight_sum : 0;
+    stats->weight_sum = c->weight_sum / o->model->loss_scale;
+    stats->grad_norm = c->norm;
+    stats->lr = o->options.update_in_backward ? window->lr : o->options.lr;
+    stats->n_targets = window->n_scored;
+    stats->n_backward = window->n_backward;
+    stats->updated = c->verdict == LISA_VERDICT_OK;
+    for (uint32_t l = 0; l < o->n_layers; l++)
+        stats->n_active_layers += o->groups[1 + l].active;
 }
 
 static lisa_status step(lisa_optimizer *o, lisa_step_stats *stats) {
-    double weight_sum = 0;
-    LISA_TRY(window_weight(o, &weight_sum));
-    fill_stats(o, weight_sum, stats);
-    if (weight_sum == 0) {
+    const struct lisa__window window = o->window;
+    LISA_TRY(update(o));
+    count_update(o);
+    LISA_TRY(post_outcome(o));
+    /* A window without targets counts no step, which the next one has to know. */
+    LISA_TRY(lisa__optimizer_settle(o, stats != NULL || window.weight_sum == 0));
+    if (o->unsettled == 0 && o->memory.posted->control.verdict == LISA_VERDICT_EMPTY)
         lisa__log(o->model->context, LISA_LOG_WARN,
                   "no label of the window is scored: nothing is updated, no step is counted");
-        return LISA_OK;
-    }
-    LISA_TRY(update(o, weight_sum, &stats->grad_norm));
-    count_update(o);
-    stats->updated = 1;
+    if (stats != NULL)
+        fill_stats(o, &window, stats);
     return LISA_OK;
 }
 
 lisa_status lisa__optimizer_step(lisa_optimizer *o, lisa_step_stats *stats) {
+    LISA_TRY(lisa__optimizer_settle(o, 0));
     if (o->window.n_backward == 0)
         return lisa__fail(LISA_E_STATE, "lisa_optimizer_step: no lisa_backward since the last one");
-    memset(stats, 0, sizeof *stats);
-    stats->struct_size = sizeof *stats;
     /* The update has been made already where backward makes it. */
     if (!o->options.update_in_backward)
         LISA_TRY(lisa__poll(o->model->context));

@@ -204,6 +204,7 @@ lisa_status lisa__optimizer_apply_mask(lisa_optimizer *o, const uint8_t *mask, u
         return lisa__fail(LISA_E_STATE,
                           "mask: changed inside an accumulation window of %u backward passes",
                           o->window.n_backward);
+    LISA_TRY(lisa__optimizer_settle(o, 1));
     LISA_TRY(lisa__model_check(o->model));
     for (uint32_t g = 0; g < n_groups; g++)
         if (o->groups[g].active && !o->wanted[g])

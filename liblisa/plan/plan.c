@@ -1,6 +1,5 @@
 #include "plan/plan.h"
 
-#include "backend/registry.h"
 #include "core/dtype.h"
 #include "formats/writer.h"
 #include "model/lora.h"
@@ -14,6 +13,7 @@ struct planner {
     const struct lisa__plan *plan;
     const lisa_backend_ops *ops;
     size_t real_size;
+    struct lisa__kinds kinds;
     struct lisa__tensor_desc *descs;
     uint32_t n_tensors;
     const struct lisa__tensor_desc *trained; /* the weights, or the adapter's tensors */
@@ -60,6 +60,7 @@ static lisa_status plan_weights(struct planner *p) {
         else
             lisa__take(&layout, LISA_MEM_WEIGHTS_PRIVATE, n, lisa__dtype_size(held));
     }
+    (void)lisa__take_number(&layout);
     return add(p, &layout);
 }
 
@@ -83,7 +84,7 @@ static lisa_status plan_adapter(struct planner *p) {
     struct lisa__lora_workspace unused;
     memset(&layout, 0, sizeof layout);
     lisa__lora_layout(&layout, NULL, &unused, p->trained, p->n_trained, &p->plan->adapter,
-                      p->real_size);
+                      lisa__dtype_size(p->kinds.operand));
     return add(p, &layout);
 }
 
@@ -129,7 +130,7 @@ static lisa_status plan_activations(struct planner *p, lisa_plan_report *report)
     const uint64_t limit = plan->context.memory_limit, taken = limited_total(p->bytes);
     const uint64_t spare = limit == 0 ? UINT64_MAX : limit > taken ? limit - taken : 0;
     const struct lisa__activations_shape shape = lisa__training_shape(
-        &plan->config, p->real_size, plan->max_batch, plan->max_tokens, &plan->batch, spare);
+        &plan->config, p->kinds, plan->max_batch, plan->max_tokens, &plan->batch, spare);
     struct lisa__layout layout;
     struct lisa__activations unused;
     memset(&layout, 0, sizeof layout);
@@ -144,9 +145,9 @@ static lisa_status plan_activations(struct planner *p, lisa_plan_report *report)
 static lisa_status plan_evaluation(struct planner *p, const lisa_plan_report *report) {
     const struct lisa__plan *plan = p->plan;
     const struct lisa__activations_shape shapes[] = {
-        lisa__evaluation_shape(&plan->config, p->real_size, plan->max_batch, plan->max_tokens,
+        lisa__evaluation_shape(&plan->config, p->kinds, plan->max_batch, plan->max_tokens,
                                report->head_rows),
-        lisa__generation_shape(&plan->config, p->real_size, plan->generate_tokens,
+        lisa__generation_shape(&plan->config, p->kinds, plan->generate_tokens,
                                plan->generate_tokens),
     };
     uint64_t most = 0;
@@ -167,7 +168,7 @@ static lisa_status plan_evaluation(struct planner *p, const lisa_plan_report *re
 static uint64_t staging_bytes(const struct planner *p) {
     const uint32_t n = p->plan->generate_tokens;
     const struct lisa__activations_shape shape =
-        lisa__generation_shape(&p->plan->config, p->real_size, n, n);
+        lisa__generation_shape(&p->plan->config, p->kinds, n, n);
     struct lisa__generation_host unused;
     return n == 0 ? LISA__STAGING_BYTES
                   : larger(LISA__STAGING_BYTES, lisa__generation_host(&shape, NULL, &unused));
@@ -211,7 +212,7 @@ static lisa_status plan_adapted(struct planner *p, lisa_plan_report *report) {
     if (descs == NULL)
         return lisa__fail(LISA_E_NOMEM, "out of memory: a plan of %u tensors", p->n_trained);
     p->trained = descs;
-    lisa_status status = lisa__lora_list(options, &p->plan->config, p->ops->real_dtype, descs);
+    lisa_status status = lisa__lora_list(options, &p->plan->config, p->kinds.operand, descs);
     if (status == LISA_OK)
         status = plan_all(p, report);
     free(descs);
@@ -222,13 +223,14 @@ lisa_status lisa__plan(const struct lisa__plan *plan, lisa_plan_report *report) 
     struct planner p = {.plan = plan};
     memset(report, 0, sizeof *report);
     report->struct_size = sizeof *report;
-    LISA_TRY(lisa__backend_find(&p.ops, plan->context.backend));
+    LISA_TRY(lisa__context_choose(&p.ops, &plan->context));
     if (plan->max_batch != 0 || plan->max_tokens != 0)
         LISA_TRY(lisa__batch_check_size(&plan->config, plan->max_batch, plan->max_tokens));
     if (plan->generate_tokens > plan->config.max_positions)
         return lisa__fail(LISA_E_INVAL, "plan: generate_tokens is %u, the model has %u positions",
                           plan->generate_tokens, plan->config.max_positions);
     p.real_size = lisa__dtype_size(p.ops->real_dtype);
+    p.kinds = lisa__kinds_of(p.ops, lisa__held_dtype(p.ops, plan->config.weights_dtype));
     p.n_tensors = lisa__tensor_count(&plan->config);
     p.descs = calloc(p.n_tensors, sizeof *p.descs);
     if (p.descs == NULL)

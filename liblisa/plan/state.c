@@ -199,6 +199,9 @@ void lisa__state_layout(struct lisa__layout *layout, struct lisa__state_memory *
     out->slots = take_state(layout, &out->layer, n_slots);
     out->embedding_state = take_state(layout, &out->embedding, 1);
     out->head_state = take_state(layout, &out->head, 1);
+    out->squares = lisa__take(layout, LISA_MEM_WORKSPACE, s->n_tensors, sizeof *out->squares);
+    out->outcome = lisa__take(layout, LISA_MEM_WORKSPACE, 1, sizeof *out->outcome);
+    out->posted = lisa__take(layout, LISA_MEM_HOST, 1, sizeof *out->posted);
 }
 
 static void *advance(void *base, uint64_t bytes) {
@@ -241,6 +244,15 @@ uint32_t lisa__held_dtype(const lisa_backend_ops *ops, uint32_t file_dtype) {
     if (ops->real_dtype == LISA_DTYPE_F64)
         return LISA_DTYPE_F64;
     return file_dtype == LISA_DTYPE_F64 ? LISA_DTYPE_F32 : file_dtype;
+}
+
+double *lisa__take_number(struct lisa__layout *layout) {
+    return lisa__take(layout, LISA_MEM_WORKSPACE, 1, sizeof(double));
+}
+
+struct lisa__kinds lisa__kinds_of(const lisa_backend_ops *ops, uint32_t held_dtype) {
+    const int typed = (ops->flags & LISA_BACKEND_TYPED_OPERANDS) != 0;
+    return (struct lisa__kinds){ops->real_dtype, typed ? held_dtype : ops->real_dtype};
 }
 
 void lisa__part_groups(const lisa_model_config *config, uint32_t part, uint32_t *first,

@@ -8,10 +8,16 @@
 
 #include "core/layout.h"
 #include "lisa/optimizer.h"
+#include "lisa/sys/backend.h"
 #include "model/tensors.h"
 
 /* Elements of real that lead the gradient region; the first is the sum of target weights. */
 #define LISA__GRADIENT_HEADER 16u
+
+/* The types that a model computes in on a backend. */
+struct lisa__kinds {
+    uint32_t real, operand; /* see sys/backend.h */
+};
 
 /* Groups whose private copies are reserved together. */
 enum lisa__part { LISA__PART_EMBEDDING, LISA__PART_LAYERS, LISA__PART_HEAD, LISA__PARTS };
@@ -42,6 +48,12 @@ struct lisa__state_shape {
     size_t real_size;
 };
 
+/* What comes of a window. */
+struct lisa__outcome {
+    lisa_control control;
+    double loss; /* the sum over its targets */
+};
+
 struct lisa__state_memory {
     struct lisa__extent embedding, layer, head;
     uint32_t n_slots;
@@ -49,6 +61,9 @@ struct lisa__state_memory {
     void *gradients;
     struct lisa__state slots; /* n_slots after each other */
     struct lisa__state embedding_state, head_state;
+    double *squares;               /* [n_tensors] of gradients */
+    struct lisa__outcome *outcome; /* on the device */
+    struct lisa__outcome *posted;  /* its last copy, in host memory */
 };
 
 /* What an optimizer with these (checked) options holds. */
@@ -104,6 +119,12 @@ void lisa__homes_layout(struct lisa__layout *layout, void **homes,
 
 /* The in-memory type of a weight that a file holds as file_dtype. */
 uint32_t lisa__held_dtype(const lisa_backend_ops *ops, uint32_t file_dtype);
+
+/* A double on the device that belongs to a model. */
+double *lisa__take_number(struct lisa__layout *layout);
+
+/* For a model whose weights are held as held_dtype. */
+struct lisa__kinds lisa__kinds_of(const lisa_backend_ops *ops, uint32_t held_dtype);
 
 /* First and last group of a part. */
 void lisa__part_groups(const lisa_model_config *config, uint32_t part, uint32_t *first,

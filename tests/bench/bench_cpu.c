@@ -87,14 +87,19 @@ static double ceiling(const float *x) {
     return 64 * 2e-9 * 512 * 256 * C / seconds;
 }
 
+static lisa_typed f32(const float *x) {
+    return (lisa_typed){(void *)(uintptr_t)x, LISA_DTYPE_F32};
+}
+
 /* Forward, gradient of the input, gradient of the weights: for a weight [out, in]. */
 static void bench_linear(const char *name, uint32_t tokens, uint32_t out, uint32_t in,
                          const float *x) {
     float *y = take((size_t)(tokens > out ? tokens : out) * (out > in ? out : in) * 4);
     lisa_typed types[2] = {{(void *)(uintptr_t)x, LISA_DTYPE_F32}, halves(be, x, (size_t)out * in)};
-    lisa_gemm forward = {tokens, out, in, 0, 1, x, in, types[0], in, y, out, 1, 0};
-    lisa_gemm input = {tokens, in, out, 0, 0, x, out, types[0], in, y, in, 1, 0};
-    lisa_gemm weight = {out, in, tokens, 1, 0, x, out, types[0], in, y, in, 1, 0};
+    const lisa_typed a = f32(x), c = f32(y);
+    lisa_gemm forward = {tokens, out, in, 0, 1, a, in, types[0], in, c, out, 1, 0};
+    lisa_gemm input = {tokens, in, out, 0, 0, a, out, types[0], in, c, in, 1, 0};
+    lisa_gemm weight = {out, in, tokens, 1, 0, a, out, types[0], in, c, in, 1, 0};
     double work = 2e-9 * tokens * out * in, seconds;
     printf("%-10s %5ux%5ux%4u ", name, tokens, out, in);
     for (int t = 0; t < 2; t++) {
@@ -113,7 +118,8 @@ static void bench_linear(const char *name, uint32_t tokens, uint32_t out, uint32
 static void bench_attention(const float *x) {
     float *out = take(TOKENS * C * 4), *lse = take(TOKENS * HEADS * 4);
     float *dq = take(TOKENS * C * 4), *dk = take(TOKENS * C * 4), *dv = take(TOKENS * C * 4);
-    lisa_attention op = {.batch = BATCH,
+    lisa_attention op = {.dtype = LISA_DTYPE_F32,
+                         .batch = BATCH,
                          .n_queries = TOKENS / BATCH,
                          .n_keys = TOKENS / BATCH,
                          .key_stride = TOKENS / BATCH,
@@ -156,15 +162,15 @@ static void bench_rows(float *x) {
                       .segments = 1,
                       .cols = C,
                       .eps = 1e-5,
-                      .x = x,
+                      .x = f32(x),
                       .ldx = C,
                       .weight = {x, LISA_DTYPE_F32},
-                      .y = y,
+                      .y = f32(y),
                       .ldy = C,
                       .stats = stats,
-                      .dy = x,
+                      .dy = f32(x),
                       .lddy = C,
-                      .dx = y,
+                      .dx = f32(y),
                       .lddx = C,
                       .dweight = dw};
     BEST(seconds, be->ops->norm_forward(be, &norm));
@@ -172,6 +178,7 @@ static void bench_rows(float *x) {
     BEST(seconds, be->ops->norm_backward(be, &norm));
     printf(", backward %.2f ms;", 1e3 * seconds);
     lisa_activation act = {.kind = 1,
+                           .dtype = LISA_DTYPE_F32,
                            .n = (size_t)TOKENS * F,
                            .gate = x,
                            .up = x,
@@ -202,7 +209,9 @@ static void bench_loss(const float *x) {
                              .targets = targets,
                              .weights = weights,
                              .nll = nll,
-                             .gradient = 1};
+                             .dlogits = f32(logits),
+                             .lddlogits = V,
+                             .gradient_scale = 1};
     BEST(seconds, be->ops->cross_entropy(be, &op));
     printf("cross-entropy with gradient, %d rows: %.2f ms, %.2f ns a logit\n", HEAD_ROWS,
            1e3 * seconds, 1e9 * seconds / HEAD_ROWS / V);
@@ -217,6 +226,7 @@ static void bench_update(const float *x) {
     lisa_typed bf16 = halves(be, x, n);
     int16_t *low = take(n * 2);
     memset(low, 0, n * 2);
+    const lisa_control control = {.scale = 1};
     lisa_adamw op = {.n = n,
                      .weight = bf16,
                      .low = low,
@@ -228,7 +238,7 @@ static void bench_update(const float *x) {
                      .beta1 = 0.9,
                      .beta2 = 0.999,
                      .eps = 1e-8,
-                     .grad_scale = 1,
+                     .control = &control,
                      .correction1 = 0.1,
                      .correction2 = 1e-3};
     BEST(seconds, be->ops->adamw(be, &op));
@@ -253,10 +263,10 @@ static void bench_generate(const float *x) {
     lisa_typed bf16 = halves(be, x, n);
     float *logits = take(V * 4);
     double seconds;
-    lisa_gemm head = {1, V, C, 0, 1, x, C, bf16, C, logits, V, 1, 0};
+    lisa_gemm head = {1, V, C, 0, 1, f32(x), C, bf16, C, f32(logits), V, 1, 0};
     BEST(seconds, be->ops->gemm(be, &head));
     printf("one row: head bf16 %.2f ms, %.1f GB/s;", 1e3 * seconds, 2e-9 * (double)n / seconds);
-    lisa_gemm up = {1, F, C, 0, 1, x, C, bf16, C, y, F, 1, 0};
+    lisa_gemm up = {1, F, C, 0, 1, f32(x), C, bf16, C, f32(y), F, 1, 0};
     BEST(seconds, be->ops->gemm(be, &up));
     printf(" mlp up %.1f us\n", 1e6 * seconds);
     free(bf16.data), free(logits);

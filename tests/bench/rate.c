@@ -183,6 +183,7 @@ static void adamw(const char *dtype, uint32_t moments, size_t n) {
     const int half = strcmp(dtype, "bf16") == 0;
     const size_t blocks = n / LISA_MOMENTS_BLOCK + 1;
     float *gradient = noise(n);
+    const lisa_control control = {.scale = 1};
     lisa_adamw op = {.n = n,
                      .weight = {take(n * 4), half ? LISA_DTYPE_BF16 : LISA_DTYPE_F32},
                      .low = half ? take(n * 2) : NULL,
@@ -196,7 +197,7 @@ static void adamw(const char *dtype, uint32_t moments, size_t n) {
                      .beta1 = 0.9,
                      .beta2 = 0.999,
                      .eps = 1e-8,
-                     .grad_scale = 1,
+                     .control = &control,
                      .correction1 = 0.1,
                      .correction2 = 1e-3};
     double best = 1e9;

@@ -10,8 +10,6 @@ CONF_CALL(attention_backward, lisa_attention)
 CONF_CALL(activation_forward, lisa_activation)
 CONF_CALL(activation_backward, lisa_activation)
 
-static const uint32_t dtypes[] = {LISA_DTYPE_F32, LISA_DTYPE_BF16, LISA_DTYPE_F16, LISA_DTYPE_F64};
-
 /* ---- norms ---- */
 
 typedef struct norm_shape {
@@ -71,17 +69,20 @@ static float *check_norm_forward(const norm_shape *s, const float *x, lisa_typed
     describe_norm(&c, call_norm_forward, &op, s,
                   in_place ? "norm_forward in place" : "norm_forward");
     if (!in_place)
-        conf_in(&c, "x", offsetof(lisa_norm, x), CONF_REAL, x, s->rows * op.ldx);
+        conf_in(&c, "x", offsetof(lisa_norm, x), CONF_TYPED_REAL, x, s->rows * op.ldx);
     conf_in(&c, "weight", offsetof(lisa_norm, weight.data), s->dtype, weight.data, s->cols);
     conf_in(&c, "bias", offsetof(lisa_norm, bias.data), s->dtype, bias, s->cols);
     conf_arg *y =
-        conf_out(&c, "y", offsetof(lisa_norm, y), CONF_REAL,
+        conf_out(&c, "y", offsetof(lisa_norm, y), CONF_TYPED_OPERAND,
                  in_place ? x : conf_nans(s->rows * op.ldy), s->rows, width, op.ldy, bound);
     y->by_row = 1;
     y->second = in_place ? offsetof(lisa_norm, x) : 0;
     conf_out(&c, "stats", offsetof(lisa_norm, stats), CONF_REAL, stats, vectors, per_vector,
              per_vector, bound)
         ->by_row = 1;
+    const int copies = !in_place && s->segments == 1 && s->rows % 2 == 1;
+    conf_out(&c, "copy", offsetof(lisa_norm, copy), CONF_REAL,
+             copies ? conf_nans(s->rows * op.ldx) : NULL, s->rows, width, op.ldx, 1e-30);
     conf_run(&c);
 
     /* The backward's stats, rounded to float once from the meaning. */
@@ -89,8 +90,8 @@ static float *check_norm_forward(const norm_shape *s, const float *x, lisa_typed
     double *wide = conf_take((s->rows * op.ldx + s->rows * op.ldy) * sizeof *wide);
     for (size_t i = 0; i < s->rows * op.ldx; i++)
         wide[i] = x[i];
-    op.x = wide;
-    op.y = wide + s->rows * op.ldx;
+    op.x = (lisa_typed){wide, LISA_DTYPE_F64};
+    op.y = (lisa_typed){wide + s->rows * op.ldx, LISA_DTYPE_F64};
     op.weight = weight;
     op.stats = exact;
     ck_assert_int_eq(conf.reference64->ops->norm_forward(conf.reference64, &op), LISA_OK);
@@ -112,20 +113,24 @@ static void check_norm_backward(const norm_shape *s, const float *x, lisa_typed 
     conf_case c;
     describe_norm(&c, call_norm_backward, &op, s,
                   frozen ? "norm_backward frozen" : "norm_backward");
-    conf_in(&c, "x", offsetof(lisa_norm, x), CONF_REAL, x, s->rows * op.ldx);
+    conf_in(&c, "x", offsetof(lisa_norm, x), CONF_TYPED_REAL, x, s->rows * op.ldx);
     conf_in(&c, "weight", offsetof(lisa_norm, weight.data), s->dtype, weight.data, s->cols);
     conf_in(&c, "stats", offsetof(lisa_norm, stats), CONF_REAL, stats, vectors * per_vector);
     size_t n_dx = s->rows * op.lddx;
     const float *dy = conf_noise(s->rows * op.lddy, 1.0);
     if (where != 2)
-        conf_in(&c, "dy", offsetof(lisa_norm, dy), CONF_REAL, dy, s->rows * op.lddy);
-    conf_arg *dx = conf_out(&c, "dx", offsetof(lisa_norm, dx), CONF_REAL,
+        conf_in(&c, "dy", offsetof(lisa_norm, dy), CONF_TYPED_REAL, dy, s->rows * op.lddy);
+    conf_arg *dx = conf_out(&c, "dx", offsetof(lisa_norm, dx),
+                            where == 2 ? CONF_TYPED_OPERAND : CONF_TYPED_REAL,
                             where == 0   ? conf_nans(n_dx)
                             : where == 1 ? conf_noise(n_dx, 1.0)
                                          : dy,
                             s->rows, width, op.lddx, 2.0 * BOUND_CONDITIONED(s->cols, condition));
     dx->second = where == 2 ? offsetof(lisa_norm, dy) : 0;
     dx->floor = 1.0 / s->spread; /* a vector of one or two elements has dx = 0 */
+    conf_out(&c, "operand", offsetof(lisa_norm, operand), CONF_TYPED_OPERAND,
+             where == 1 ? conf_nans(n_dx) : NULL, s->rows, width, op.lddx, dx->bound)
+        ->floor = dx->floor;
     double bound = BOUND_CONDITIONED((double)s->rows * s->segments, condition);
     conf_out(&c, "dweight", offsetof(lisa_norm, dweight), CONF_REAL,
              frozen ? NULL : conf_noise(s->cols, 1.0), 1, s->cols, s->cols, bound);
@@ -146,7 +151,9 @@ static void check_norm(norm_shape s) {
 }
 
 START_TEST(norm) {
-    const uint32_t dtype = dtypes[_i];
+    const uint32_t dtype = conf_use_dtype(_i);
+    if (dtype == 0)
+        return;
     for (uint32_t kind = LISA_NORM_RMS; kind <= LISA_NORM_LAYER; kind++) {
         int bias = kind == LISA_NORM_LAYER;
         check_norm((norm_shape){kind, 0, 1, 5, 0, dtype, bias, 0.0, 1.0});
@@ -197,14 +204,16 @@ static void check_rope(uint32_t rows, uint32_t heads, uint32_t head_dim, uint32_
         conf_in(&c, "cos", offsetof(lisa_rope, cos), CONF_REAL, cosines, POSITIONS * half);
         conf_in(&c, "sin", offsetof(lisa_rope, sin), CONF_REAL, sines, POSITIONS * half);
         conf_in(&c, "position", offsetof(lisa_rope, position), CONF_I32, position, rows);
-        conf_out(&c, "x", offsetof(lisa_rope, x), CONF_REAL, conf_noise(rows * ld, 1.0), rows,
-                 width, ld, BOUND_ROUNDING)
+        conf_out(&c, "x", offsetof(lisa_rope, x), CONF_TYPED_OPERAND, conf_noise(rows * ld, 1.0),
+                 rows, width, ld, BOUND_ROUNDING)
             ->by_row = 1;
         conf_run(&c);
     }
 }
 
 START_TEST(rope) {
+    if (conf_use_dtype(_i) == 0)
+        return;
     check_rope(0, 1, 2, 2, 0);
     check_rope(1, 1, 2, 2, 0);
     check_rope(33, 9, 64, 64, 0);
@@ -285,9 +294,10 @@ static void begin_attention(conf_case *c, conf_call call, const attention_shape 
                "documents %d",
                name, s->batch, s->queries, s->keys, s->stride, s->heads, s->kv_heads, s->head_dim,
                s->window, s->pad, s->reach, s->documents);
-    conf_in(c, "q", offsetof(lisa_attention, q), CONF_REAL, d->q, d->rows * d->op.ldq);
-    conf_in(c, "k", offsetof(lisa_attention, k), CONF_REAL, d->k, d->key_rows * d->op.ldk);
-    conf_in(c, "v", offsetof(lisa_attention, v), CONF_REAL, d->v, d->key_rows * d->op.ldv);
+    c->dtype_offset = offsetof(lisa_attention, dtype);
+    conf_in(c, "q", offsetof(lisa_attention, q), CONF_OPERAND, d->q, d->rows * d->op.ldq);
+    conf_in(c, "k", offsetof(lisa_attention, k), CONF_OPERAND, d->k, d->key_rows * d->op.ldk);
+    conf_in(c, "v", offsetof(lisa_attention, v), CONF_OPERAND, d->v, d->key_rows * d->op.ldv);
     conf_in(c, "documents", offsetof(lisa_attention, documents), CONF_I32, d->documents,
             (size_t)s->batch * s->keys);
 }
@@ -297,8 +307,8 @@ static void check_attention_forward(const attention_shape *s, const attention_da
     double bound = BOUND_CONDITIONED(s->keys + s->head_dim, score_size(s));
     conf_case c;
     begin_attention(&c, call_attention_forward, s, d, "attention_forward");
-    conf_out(&c, "out", offsetof(lisa_attention, out), CONF_REAL, conf_nans(d->rows * d->op.ldout),
-             d->rows, width, d->op.ldout, bound)
+    conf_out(&c, "out", offsetof(lisa_attention, out), CONF_OPERAND,
+             conf_nans(d->rows * d->op.ldout), d->rows, width, d->op.ldout, bound)
         ->by_row = 1;
     conf_out(&c, "lse", offsetof(lisa_attention, lse), CONF_REAL,
              s->no_lse ? NULL : conf_nans(n_lse), n_lse, 1, 1, bound)
@@ -317,6 +327,7 @@ static void exact_attention(const attention_data *d, float *out, float *lse, siz
             wide[m][i] = inputs[m][i];
     }
     lisa_attention op = d->op;
+    op.dtype = LISA_DTYPE_F64;
     size_t n_out = d->rows * d->op.ldout;
     double *wide_out = conf_take(n_out * sizeof(double));
     double *wide_lse = conf_take(n_lse * sizeof(double));
@@ -341,26 +352,31 @@ static void check_attention_backward(const attention_shape *s, const attention_d
     double bound = 2.0 * BOUND_CONDITIONED(s->keys + s->head_dim, score_size(s));
     conf_case c;
     begin_attention(&c, call_attention_backward, s, d, "attention_backward");
-    conf_in(&c, "out", offsetof(lisa_attention, out), CONF_REAL, out, n_out);
+    conf_in(&c, "out", offsetof(lisa_attention, out), CONF_OPERAND, out, n_out);
     conf_in(&c, "lse", offsetof(lisa_attention, lse), CONF_REAL, lse, n_lse);
-    conf_in(&c, "dout", offsetof(lisa_attention, dout), CONF_REAL,
+    conf_in(&c, "dout", offsetof(lisa_attention, dout), CONF_OPERAND,
             conf_noise(d->rows * d->op.lddout, 1.0), d->rows * d->op.lddout);
-    conf_out(&c, "dq", offsetof(lisa_attention, dq), CONF_REAL, conf_nans(d->rows * d->op.lddq),
+    conf_out(&c, "dq", offsetof(lisa_attention, dq), CONF_OPERAND, conf_nans(d->rows * d->op.lddq),
              d->rows, width, d->op.lddq, bound)
         ->floor = s->reach;
-    conf_out(&c, "dk", offsetof(lisa_attention, dk), CONF_REAL, conf_nans(d->rows * d->op.lddk),
+    conf_out(&c, "dk", offsetof(lisa_attention, dk), CONF_OPERAND, conf_nans(d->rows * d->op.lddk),
              d->rows, kv_width, d->op.lddk, bound)
         ->floor = s->reach;
-    conf_out(&c, "dv", offsetof(lisa_attention, dv), CONF_REAL, conf_nans(d->rows * d->op.lddv),
+    conf_out(&c, "dv", offsetof(lisa_attention, dv), CONF_OPERAND, conf_nans(d->rows * d->op.lddv),
              d->rows, kv_width, d->op.lddv, bound);
     conf_run(&c);
 }
 
 static void check_attention(attention_shape s) {
-    attention_data d = attention_data_of(&s);
-    check_attention_forward(&s, &d);
-    if (s.queries == s.keys && s.keys == s.stride)
-        check_attention_backward(&s, &d);
+    const int n_types = conf.operand != 0 ? CONF_DTYPES : 1;
+    for (int i = 0; i < n_types; i++) {
+        if (conf_use_dtype(i) == 0)
+            continue;
+        attention_data d = attention_data_of(&s);
+        check_attention_forward(&s, &d);
+        if (s.queries == s.keys && s.keys == s.stride)
+            check_attention_backward(&s, &d);
+    }
 }
 
 START_TEST(attention) {
@@ -445,11 +461,12 @@ static void check_activation(uint32_t kind, size_t n, int gated, int in_place) {
     conf_arg *out;
     conf_begin(&c, call_activation_forward, &op, sizeof op, "activation_forward %u n %zu %s%s",
                kind, n, gated ? "gated" : "", in_place ? " in place" : "");
+    c.dtype_offset = offsetof(lisa_activation, dtype);
     if (!in_place)
-        conf_in(&c, "gate", offsetof(lisa_activation, gate), CONF_REAL, gate, n);
-    conf_in(&c, "up", offsetof(lisa_activation, up), CONF_REAL, up, n);
-    out = conf_out(&c, "y", offsetof(lisa_activation, y), CONF_REAL, in_place ? gate : conf_nans(n),
-                   n, 1, 1, BOUND_ELEMENT);
+        conf_in(&c, "gate", offsetof(lisa_activation, gate), CONF_OPERAND, gate, n);
+    conf_in(&c, "up", offsetof(lisa_activation, up), CONF_OPERAND, up, n);
+    out = conf_out(&c, "y", offsetof(lisa_activation, y), CONF_OPERAND,
+                   in_place ? gate : conf_nans(n), n, 1, 1, BOUND_ELEMENT);
     out->second = in_place ? offsetof(lisa_activation, gate) : 0;
     out->by_row = 1;
     out->floor = 1.0;
@@ -457,18 +474,19 @@ static void check_activation(uint32_t kind, size_t n, int gated, int in_place) {
 
     conf_begin(&c, call_activation_backward, &op, sizeof op, "activation_backward %u n %zu %s%s",
                kind, n, gated ? "gated" : "", in_place ? " in place" : "");
-    conf_in(&c, "dy", offsetof(lisa_activation, dy), CONF_REAL, conf_noise(n, 1.0), n);
+    c.dtype_offset = offsetof(lisa_activation, dtype);
+    conf_in(&c, "dy", offsetof(lisa_activation, dy), CONF_OPERAND, conf_noise(n, 1.0), n);
     if (!in_place) {
-        conf_in(&c, "gate", offsetof(lisa_activation, gate), CONF_REAL, gate, n);
-        conf_in(&c, "up", offsetof(lisa_activation, up), CONF_REAL, up, n);
+        conf_in(&c, "gate", offsetof(lisa_activation, gate), CONF_OPERAND, gate, n);
+        conf_in(&c, "up", offsetof(lisa_activation, up), CONF_OPERAND, up, n);
     }
-    out = conf_out(&c, "dgate", offsetof(lisa_activation, dgate), CONF_REAL,
+    out = conf_out(&c, "dgate", offsetof(lisa_activation, dgate), CONF_OPERAND,
                    in_place ? gate : conf_nans(n), n, 1, 1, BOUND_ELEMENT);
     out->second = in_place ? offsetof(lisa_activation, gate) : 0;
     out->by_row = 1;
     out->floor = 1.0;
     if (gated) {
-        out = conf_out(&c, "dup", offsetof(lisa_activation, dup), CONF_REAL,
+        out = conf_out(&c, "dup", offsetof(lisa_activation, dup), CONF_OPERAND,
                        in_place ? up : conf_nans(n), n, 1, 1, BOUND_ELEMENT);
         out->second = in_place ? offsetof(lisa_activation, up) : 0;
         out->by_row = 1;
@@ -481,7 +499,9 @@ START_TEST(activation) {
     static const size_t sizes[] = {0, 1, 15, 1031, 20011};
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
         for (int flags = 0; flags < 4; flags++)
-            check_activation((uint32_t)_i, sizes[i], flags & 1, flags >> 1);
+            for (int type = 0; type < (conf.operand != 0 ? CONF_DTYPES : 1); type++)
+                if (conf_use_dtype(type) != 0)
+                    check_activation((uint32_t)_i, sizes[i], flags & 1, flags >> 1);
 }
 END_TEST
 
@@ -489,9 +509,9 @@ TCase *conformance_block(void) {
     TCase *tcase = tcase_create("block");
     tcase_add_checked_fixture(tcase, conf_setup, conf_teardown);
     tcase_set_timeout(tcase, 60);
-    tcase_add_loop_test(tcase, norm, 0, 4);
+    tcase_add_loop_test(tcase, norm, 0, CONF_DTYPES);
     tcase_add_test(tcase, norm_of_hard_rows);
-    tcase_add_test(tcase, rope);
+    tcase_add_loop_test(tcase, rope, 0, CONF_DTYPES);
     tcase_add_loop_test(tcase, attention, 0, 16);
     tcase_add_loop_test(tcase, attention_to_a_cache, 0, 6);
     tcase_add_test(tcase, attention_of_large_scores);

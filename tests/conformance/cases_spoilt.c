@@ -41,10 +41,10 @@ START_TEST(gemm) {
                 conf_case c;
                 conf_begin(&c, call_gemm, &op, sizeof op, "gemm spoilt %d m %u trans_b %u in %s",
                            _i, m, trans_b, in_b ? "B" : "A");
-                conf_in(&c, "A", offsetof(lisa_gemm, a), CONF_REAL, a, m * K);
+                conf_in(&c, "A", offsetof(lisa_gemm, a), CONF_TYPED_OPERAND, a, m * K);
                 conf_in(&c, "B", offsetof(lisa_gemm, b.data), LISA_DTYPE_F32, b, N * K);
-                conf_out(&c, "C", offsetof(lisa_gemm, c), CONF_REAL, conf_noise(m * N, 0.0), m, N,
-                         N, 0.0);
+                conf_out(&c, "C", offsetof(lisa_gemm, c), CONF_TYPED_REAL, conf_noise(m * N, 0.0),
+                         m, N, N, 0.0);
                 c.spoilt = 1;
                 conf_run(&c);
             }
@@ -64,12 +64,12 @@ START_TEST(norm) {
                         .weight.dtype = LISA_DTYPE_F32};
         conf_case c;
         conf_begin(&c, call_norm_forward, &op, sizeof op, "norm spoilt %d kind %u", _i, kind);
-        conf_in(&c, "x", offsetof(lisa_norm, x), CONF_REAL, spoil(ROWS * COLS, COLS + 1, _i),
+        conf_in(&c, "x", offsetof(lisa_norm, x), CONF_TYPED_REAL, spoil(ROWS * COLS, COLS + 1, _i),
                 ROWS * COLS);
         conf_in(&c, "weight", offsetof(lisa_norm, weight.data), LISA_DTYPE_F32,
                 conf_noise(COLS, 1.0), COLS);
-        conf_out(&c, "y", offsetof(lisa_norm, y), CONF_REAL, conf_noise(ROWS * COLS, 0.0), ROWS,
-                 COLS, COLS, 0.0);
+        conf_out(&c, "y", offsetof(lisa_norm, y), CONF_TYPED_OPERAND, conf_noise(ROWS * COLS, 0.0),
+                 ROWS, COLS, COLS, 0.0);
         conf_out(&c, "stats", offsetof(lisa_norm, stats), CONF_REAL, conf_noise(2 * ROWS, 0.0), 1,
                  2 * ROWS, 2 * ROWS, 0.0);
         c.spoilt = 1;
@@ -93,17 +93,19 @@ START_TEST(activation) {
                 conf_begin(&c, backward ? call_activation_backward : call_activation_forward, &op,
                            sizeof op, "activation %u spoilt %d in %s%s", kind, _i,
                            in_up ? "up" : "gate", backward ? " backward" : "");
-                conf_in(&c, "gate", offsetof(lisa_activation, gate), CONF_REAL, gate, N);
-                conf_in(&c, "up", offsetof(lisa_activation, up), CONF_REAL, up, N);
-                conf_in(&c, "dy", offsetof(lisa_activation, dy), CONF_REAL, conf_noise(N, 1.0), N);
+                c.dtype_offset = offsetof(lisa_activation, dtype);
+                conf_in(&c, "gate", offsetof(lisa_activation, gate), CONF_OPERAND, gate, N);
+                conf_in(&c, "up", offsetof(lisa_activation, up), CONF_OPERAND, up, N);
+                conf_in(&c, "dy", offsetof(lisa_activation, dy), CONF_OPERAND, conf_noise(N, 1.0),
+                        N);
                 if (backward) {
-                    conf_out(&c, "dgate", offsetof(lisa_activation, dgate), CONF_REAL,
+                    conf_out(&c, "dgate", offsetof(lisa_activation, dgate), CONF_OPERAND,
                              conf_noise(N, 0.0), 1, N, N, 0.0);
-                    conf_out(&c, "dup", offsetof(lisa_activation, dup), CONF_REAL,
+                    conf_out(&c, "dup", offsetof(lisa_activation, dup), CONF_OPERAND,
                              conf_noise(N, 0.0), 1, N, N, 0.0);
                 } else {
-                    conf_out(&c, "y", offsetof(lisa_activation, y), CONF_REAL, conf_noise(N, 0.0),
-                             1, N, N, 0.0);
+                    conf_out(&c, "y", offsetof(lisa_activation, y), CONF_OPERAND,
+                             conf_noise(N, 0.0), 1, N, N, 0.0);
                 }
                 c.spoilt = 1;
                 conf_run(&c);
@@ -143,12 +145,13 @@ START_TEST(attention) {
         conf_case c;
         conf_begin(&c, call_attention_forward, &op, sizeof op, "attention spoilt %d in %s", _i,
                    names[where]);
+        c.dtype_offset = offsetof(lisa_attention, dtype);
         for (size_t m = 0; m < 3; m++)
-            conf_in(&c, names[m], places[m], CONF_REAL,
+            conf_in(&c, names[m], places[m], CONF_OPERAND,
                     m == where ? spoil(SIZE, 3 * WIDTH + 1, where == 2 ? _i : 0)
                                : conf_noise(SIZE, 1.0),
                     SIZE);
-        conf_out(&c, "out", offsetof(lisa_attention, out), CONF_REAL, conf_noise(SIZE, 0.0), 1,
+        conf_out(&c, "out", offsetof(lisa_attention, out), CONF_OPERAND, conf_noise(SIZE, 0.0), 1,
                  SIZE, SIZE, 0.0);
         c.spoilt = 1;
         conf_run(&c);
@@ -160,19 +163,20 @@ START_TEST(attention_backward) {
     lisa_attention op = attention_op();
     conf_case c;
     conf_begin(&c, call_attention_backward, &op, sizeof op, "attention_backward spoilt %d", _i);
-    conf_in(&c, "q", offsetof(lisa_attention, q), CONF_REAL, conf_noise(SIZE, 1.0), SIZE);
-    conf_in(&c, "k", offsetof(lisa_attention, k), CONF_REAL, conf_noise(SIZE, 1.0), SIZE);
-    conf_in(&c, "v", offsetof(lisa_attention, v), CONF_REAL, conf_noise(SIZE, 1.0), SIZE);
-    conf_in(&c, "out", offsetof(lisa_attention, out), CONF_REAL, conf_noise(SIZE, 1.0), SIZE);
+    c.dtype_offset = offsetof(lisa_attention, dtype);
+    conf_in(&c, "q", offsetof(lisa_attention, q), CONF_OPERAND, conf_noise(SIZE, 1.0), SIZE);
+    conf_in(&c, "k", offsetof(lisa_attention, k), CONF_OPERAND, conf_noise(SIZE, 1.0), SIZE);
+    conf_in(&c, "v", offsetof(lisa_attention, v), CONF_OPERAND, conf_noise(SIZE, 1.0), SIZE);
+    conf_in(&c, "out", offsetof(lisa_attention, out), CONF_OPERAND, conf_noise(SIZE, 1.0), SIZE);
     conf_in(&c, "lse", offsetof(lisa_attention, lse), CONF_REAL, conf_noise(TOKENS * HEADS, 1.0),
             TOKENS * HEADS);
-    conf_in(&c, "dout", offsetof(lisa_attention, dout), CONF_REAL, spoil(SIZE, 3 * WIDTH + 1, _i),
-            SIZE);
-    conf_out(&c, "dq", offsetof(lisa_attention, dq), CONF_REAL, conf_noise(SIZE, 0.0), 1, SIZE,
+    conf_in(&c, "dout", offsetof(lisa_attention, dout), CONF_OPERAND,
+            spoil(SIZE, 3 * WIDTH + 1, _i), SIZE);
+    conf_out(&c, "dq", offsetof(lisa_attention, dq), CONF_OPERAND, conf_noise(SIZE, 0.0), 1, SIZE,
              SIZE, 0.0);
-    conf_out(&c, "dk", offsetof(lisa_attention, dk), CONF_REAL, conf_noise(SIZE, 0.0), 1, SIZE,
+    conf_out(&c, "dk", offsetof(lisa_attention, dk), CONF_OPERAND, conf_noise(SIZE, 0.0), 1, SIZE,
              SIZE, 0.0);
-    conf_out(&c, "dv", offsetof(lisa_attention, dv), CONF_REAL, conf_noise(SIZE, 0.0), 1, SIZE,
+    conf_out(&c, "dv", offsetof(lisa_attention, dv), CONF_OPERAND, conf_noise(SIZE, 0.0), 1, SIZE,
              SIZE, 0.0);
     c.spoilt = 1;
     conf_run(&c);
@@ -188,15 +192,18 @@ START_TEST(cross_entropy) {
     for (size_t p = 0; p < 4; p++) {
         if (_i == 2 && places[p] != 33)
             continue;
-        lisa_cross_entropy op = {.rows = 1, .cols = COLS, .ldlogits = COLS, .gradient = 1};
+        lisa_cross_entropy op = {
+            .rows = 1, .cols = COLS, .ldlogits = COLS, .lddlogits = COLS, .gradient_scale = 1.0};
         double nll = 0.0;
         conf_case c;
         conf_begin(&c, call_cross_entropy, &op, sizeof op, "cross_entropy spoilt %d at %zu", _i,
                    places[p]);
         conf_in(&c, "targets", offsetof(lisa_cross_entropy, targets), CONF_I32, &target, 1);
         conf_in(&c, "weights", offsetof(lisa_cross_entropy, weights), LISA_DTYPE_F32, &weight, 1);
-        conf_out(&c, "logits", offsetof(lisa_cross_entropy, logits), CONF_REAL,
-                 spoil(COLS, places[p], _i), 1, COLS, COLS, 0.0);
+        conf_in(&c, "logits", offsetof(lisa_cross_entropy, logits), CONF_REAL,
+                spoil(COLS, places[p], _i), COLS);
+        conf_out(&c, "dlogits", offsetof(lisa_cross_entropy, dlogits), CONF_TYPED_OPERAND,
+                 conf_noise(COLS, 0.0), 1, COLS, COLS, 0.0);
         conf_out(&c, "nll", offsetof(lisa_cross_entropy, nll), LISA_DTYPE_F64, &nll, 1, 1, 1, 0.0);
         c.spoilt = 1;
         conf_run(&c);

@@ -3,6 +3,7 @@
 #include "conformance/harness.h"
 
 CONF_CALL(adamw, lisa_adamw)
+CONF_CALL(judge, lisa_judge)
 CONF_CALL(master, lisa_master)
 
 /* ---- conversions ---- */
@@ -75,6 +76,20 @@ END_TEST
 
 static const uint32_t trained[] = {LISA_DTYPE_F32, LISA_DTYPE_BF16, LISA_DTYPE_F16};
 
+static const double GRAD_SCALE = 1.0 / 37.0;
+
+/* A control with which adamw works, as bytes. */
+static const lisa_control *control_of(double scale) {
+    lisa_control *control = conf_take(sizeof *control);
+    control->scale = scale;
+    return control;
+}
+
+static void conf_control(conf_case *c) {
+    conf_in(c, "control", offsetof(lisa_adamw, control), CONF_U8, control_of(GRAD_SCALE),
+            sizeof(lisa_control));
+}
+
 static lisa_adamw adamw_op(size_t n, double weight_decay, uint32_t step) {
     lisa_adamw op = {.n = n,
                      .moments = LISA_MOMENTS_F32,
@@ -82,8 +97,7 @@ static lisa_adamw adamw_op(size_t n, double weight_decay, uint32_t step) {
                      .beta1 = 0.9,
                      .beta2 = 0.999,
                      .eps = 1e-8,
-                     .weight_decay = weight_decay,
-                     .grad_scale = 1.0 / 37.0};
+                     .weight_decay = weight_decay};
     op.correction1 = 1.0 - pow(op.beta1, step);
     op.correction2 = 1.0 - pow(op.beta2, step);
     return op;
@@ -118,6 +132,7 @@ static void check_adamw(lisa_typed weight, size_t n, double gradient, double wei
     conf_begin(&c, call_adamw, &op, sizeof op, "adamw dtype %u n %zu gradient %g decay %g step %u",
                weight.dtype, n, gradient, weight_decay, step);
     c.exact = 1;
+    conf_control(&c);
     conf_in(&c, "gradient", offsetof(lisa_adamw, gradient), CONF_REAL, conf_noise(n, gradient), n);
     conf_out(&c, "m", offsetof(lisa_adamw, m), CONF_REAL, conf_noise(n, step == 1 ? 0.0 : 1e-3), 1,
              n, n, 0.0);
@@ -198,6 +213,7 @@ static void check_kept(uint32_t dtype, uint32_t moments, size_t n, size_t kind, 
     conf_begin(&c, call_adamw, &op, sizeof op, "adamw dtype %u moments %u n %zu %s first %d", dtype,
                moments, n, gradient_kinds[kind], first);
     c.exact = 1;
+    conf_control(&c);
     conf_in(&c, "gradient", offsetof(lisa_adamw, gradient), CONF_REAL, kept_gradient(n, kind), n);
     conf_out(&c, "m", offsetof(lisa_adamw, m), element, kept_before(moments, n, 0, first), 1, n, n,
              0.0);
@@ -217,7 +233,32 @@ static void check_kept(uint32_t dtype, uint32_t moments, size_t n, size_t kind, 
         conf_run(&c);
 }
 
+/* A verdict leaves everything as it is. */
+START_TEST(adamw_obeys_a_verdict) {
+    enum { N = 700 };
+    for (uint32_t verdict = LISA_VERDICT_EMPTY; verdict <= LISA_VERDICT_NORM; verdict++) {
+        lisa_control *control = conf_take(sizeof *control);
+        lisa_adamw op = adamw_op(N, 0.1, 2);
+        const lisa_typed weight = conf_typed_noise(trained[_i], N, 0.1);
+        conf_case c;
+        *control = (lisa_control){.scale = 1.0, .verdict = verdict};
+        op.weight.dtype = weight.dtype;
+        conf_begin(&c, call_adamw, &op, sizeof op, "adamw with verdict %u", verdict);
+        conf_in(&c, "control", offsetof(lisa_adamw, control), CONF_U8, control, sizeof *control);
+        conf_in(&c, "gradient", offsetof(lisa_adamw, gradient), CONF_REAL, conf_noise(N, 1.0), N);
+        conf_in(&c, "m", offsetof(lisa_adamw, m), CONF_REAL, conf_noise(N, 1e-3), N);
+        conf_in(&c, "v", offsetof(lisa_adamw, v), CONF_REAL, conf_noise(N, 1e-3), N);
+        conf_in(&c, "weight", offsetof(lisa_adamw, weight.data), weight.dtype, weight.data, N);
+        conf_in(&c, "low", offsetof(lisa_adamw, low), low_element(weight.dtype),
+                random_low(weight, N), N);
+        conf_run(&c);
+    }
+}
+END_TEST
+
 START_TEST(adamw_kept_is_the_reference_bit_for_bit) {
+    if (conf_use_dtype(_i) == 0)
+        return;
     static const size_t sizes[] = {0, 1, 255, 256, 257, 1000, 40003};
     for (uint32_t moments = LISA_MOMENTS_BF16; moments <= LISA_MOMENTS_8BIT; moments++)
         for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++)
@@ -233,6 +274,7 @@ typedef struct kept_rig {
     lisa_backend *be;
     lisa_adamw op;
     size_t n, n_blocks;
+    void *control;
 } kept_rig;
 
 static void *kept_zeros(lisa_backend *be, size_t bytes) {
@@ -242,12 +284,22 @@ static void *kept_zeros(lisa_backend *be, size_t bytes) {
     return out;
 }
 
+/* A pointer to the device's control, which is made at the first call. */
+static void set_scale(kept_rig *r, double scale) {
+    lisa_backend *be = r->be;
+    if (r->control == NULL)
+        r->control = kept_zeros(be, sizeof(lisa_control));
+    ck_assert_int_eq(be->ops->upload(be, r->control, control_of(scale), sizeof(lisa_control)),
+                     LISA_OK);
+    r->op.control = r->control;
+}
+
 static kept_rig kept_begin(uint32_t moments, const float *gradient, size_t n) {
     kept_rig r = {.be = conf.backends[1], .op = adamw_op(n, 0.0, 1), .n = n};
     lisa_backend *be = r.be;
     r.n_blocks = (n + LISA_MOMENTS_BLOCK - 1) / LISA_MOMENTS_BLOCK;
     r.op.moments = moments;
-    r.op.grad_scale = 1.0;
+    set_scale(&r, 1.0);
     r.op.seed = 5;
     r.op.weight = (lisa_typed){kept_zeros(be, n * 4), LISA_DTYPE_F32};
     void *g = kept_zeros(be, n * 4);
@@ -264,6 +316,7 @@ static void kept_end(kept_rig *r) {
     const lisa_backend_ops *ops = r->be->ops;
     ops->release(r->be, r->op.weight.data, LISA_MEM_MOMENTS, r->n * 4);
     ops->release(r->be, (void *)(uintptr_t)r->op.gradient, LISA_MEM_MOMENTS, r->n * 4);
+    ops->release(r->be, r->control, LISA_MEM_MOMENTS, sizeof(lisa_control));
     ops->release(r->be, r->op.m, LISA_MEM_MOMENTS, r->n * 2);
     ops->release(r->be, r->op.v, LISA_MEM_MOMENTS, r->n * 2);
     ops->release(r->be, r->op.m_scale, LISA_MEM_MOMENTS, r->n_blocks * 4);
@@ -339,7 +392,7 @@ START_TEST(kept_v_decays) {
     kept_rig r = kept_begin((uint32_t)_i, gradient, N);
     ck_assert_int_eq(r.be->ops->adamw(r.be, &r.op), LISA_OK);
     kept_values(&r, 1, before);
-    r.op.grad_scale = 0.0;
+    set_scale(&r, 0.0);
     for (uint64_t step = 1; step <= STEPS; step++) {
         r.op.stream = step;
         ck_assert_int_eq(r.be->ops->adamw(r.be, &r.op), LISA_OK);
@@ -414,7 +467,7 @@ START_TEST(adamw_is_the_formula) {
     for (uint32_t step = 1; step <= STEPS; step++) {
         lisa_adamw op = adamw_op(N, 0.05, step);
         for (size_t i = 0; i < N; i++) {
-            double g = gradient[i] * op.grad_scale;
+            double g = gradient[i] * GRAD_SCALE;
             dm[i] += (1 - op.beta1) * (g - dm[i]);
             dv[i] += (1 - op.beta2) * (g * g - dv[i]);
             double update = dm[i] / op.correction1 / (sqrt(dv[i] / op.correction2) + op.eps);
@@ -431,8 +484,12 @@ START_TEST(adamw_is_the_formula) {
         ck_assert_int_eq(be->ops->alloc(be, &device[a], LISA_MEM_MOMENTS, N * 4), LISA_OK);
         ck_assert_int_eq(be->ops->upload(be, device[a], host[a], N * 4), LISA_OK);
     }
+    void *control = kept_zeros(be, sizeof(lisa_control));
+    ck_assert_int_eq(be->ops->upload(be, control, control_of(GRAD_SCALE), sizeof(lisa_control)),
+                     LISA_OK);
     for (uint32_t step = 1; step <= STEPS; step++) {
         lisa_adamw op = adamw_op(N, 0.05, step);
+        op.control = control;
         op.weight = (lisa_typed){device[0], LISA_DTYPE_F32};
         op.gradient = device[1];
         op.m = device[2];
@@ -440,6 +497,7 @@ START_TEST(adamw_is_the_formula) {
         ck_assert_int_eq(be->ops->adamw(be, &op), LISA_OK);
     }
     ck_assert_int_eq(be->ops->download(be, weight, device[0], N * 4), LISA_OK);
+    be->ops->release(be, control, LISA_MEM_MOMENTS, sizeof(lisa_control));
     for (int a = 0; a < 4; a++)
         be->ops->release(be, device[a], LISA_MEM_MOMENTS, N * 4);
     ck_assert_double_gt(moved, 1e-2);
@@ -656,12 +714,83 @@ START_TEST(closing_at_the_ends) {
 }
 END_TEST
 
+/* ---- verdicts ---- */
+
+typedef struct trial {
+    const char *what;
+    double squares[4], loss, weight_sum, max_norm;
+    uint32_t before; /* the verdict that stands */
+    uint32_t first, n, counts;
+    lisa_control want;
+} trial;
+
+static void check_trial(const trial *t) {
+    lisa_judge op = {.first = t->first, .n = t->n, .counts = t->counts, .max_norm = t->max_norm};
+    const float weight_sum = (float)t->weight_sum;
+    const lisa_control before = {.updates = 3, .norm = 9, .verdict = t->before};
+    conf_case c;
+    conf_begin(&c, call_judge, &op, sizeof op, "judge: %s", t->what);
+    conf_in(&c, "squares", offsetof(lisa_judge, squares), LISA_DTYPE_F64, t->squares, 4);
+    conf_in(&c, "weight_sum", offsetof(lisa_judge, weight_sum), CONF_REAL, &weight_sum, 1);
+    conf_in(&c, "loss", offsetof(lisa_judge, loss), LISA_DTYPE_F64, &t->loss, 1);
+    conf_out(&c, "control", offsetof(lisa_judge, control), CONF_U8, &before, 1, sizeof before,
+             sizeof before, 0.0);
+    lisa_control got;
+    c.exact = conf.ops->real_dtype == LISA_DTYPE_F32; /* what is finite in real decides */
+    conf_result(&c, 3, &got);
+    ck_assert_msg(got.verdict == t->want.verdict && got.tensor == t->want.tensor &&
+                      got.updates == t->want.updates,
+                  "%s: verdict %u of tensor %u, %llu updates", t->what, got.verdict, got.tensor,
+                  (unsigned long long)got.updates);
+    ck_assert_double_eq_tol(got.norm, t->want.norm, 1e-14);
+    ck_assert_double_eq_tol(got.scale, t->want.scale, 1e-14);
+}
+
+START_TEST(judge) {
+    static const trial trials[] = {
+        {"a good one", {4, 5, 0, 7}, 1, 2, 0, 0, 0, 4, 1, {4, 2, 2, 0.5, LISA_VERDICT_OK, 0}},
+        {"a part", {4, NAN, 5, 7}, 1, 2, 0, 1, 2, 1, 0, {3, 2, 1.118033988749895, 0.5, 0, 0}},
+        {"clipped", {9, 0, 0, 0}, 1, 1, 0.6, 0, 0, 4, 1, {4, 1, 3, 0.6 / (3 + 1e-6), 0, 0}},
+        {"not clipped", {9, 0, 0, 0}, 1, 1, 5, 0, 0, 4, 1, {4, 1, 3, 1, 0, 0}},
+        {"empty", {9, 0, 0, 0}, 1, 0, 0, 0, 0, 4, 1, {3, 0, 0, 0, LISA_VERDICT_EMPTY, 0}},
+        {"a weight below 0", {9}, 1, -1, 0, 0, 0, 4, 1, {3, -1, 0, 0, LISA_VERDICT_WEIGHT, 0}},
+        {"a weight too small", {9}, 1, 1e-45, 0, 0, 0, 4, 1, {3, 0, 0, 0, LISA_VERDICT_WEIGHT, 0}},
+        {"no weight", {9}, 1, NAN, 0, 0, 0, 4, 1, {3, 0, 0, 0, LISA_VERDICT_WEIGHT, 0}},
+        {"a loss", {9}, INFINITY, 1, 0, 0, 0, 4, 1, {3, 1, 0, 0, LISA_VERDICT_LOSS, 0}},
+        {"NaN", {9, 1, NAN, NAN}, 1, 1, 0, 0, 0, 4, 1, {3, 1, 0, 0, LISA_VERDICT_GRADIENT, 2}},
+        {"what stood",
+         {9},
+         1,
+         1,
+         0,
+         LISA_VERDICT_LOSS,
+         0,
+         4,
+         1,
+         {3, 0, 9, 0, LISA_VERDICT_LOSS, 0}},
+        {"empty stands not", {9}, 1, 1, 0, LISA_VERDICT_EMPTY, 0, 4, 1, {4, 1, 3, 1, 0, 0}},
+    };
+    for (size_t i = 0; i < sizeof trials / sizeof *trials; i++)
+        if (conf.ops->real_dtype == LISA_DTYPE_F32 || trials[i].weight_sum != 1e-45)
+            check_trial(&trials[i]);
+}
+END_TEST
+
+/* The square of a norm that is no float. */
+START_TEST(judge_a_norm) {
+    const trial t = {"a norm", {1e40, 0, 0, 0}, 1, 1, 0, 0, 0, 4, 1, {3, 1, 1e20, 1, 5, 0}};
+    if (conf.ops->real_dtype == LISA_DTYPE_F32)
+        check_trial(&t);
+}
+END_TEST
+
 TCase *conformance_update(void) {
     TCase *tcase = tcase_create("update");
     tcase_add_checked_fixture(tcase, conf_setup, conf_teardown);
     tcase_set_timeout(tcase, 60);
     tcase_add_loop_test(tcase, convert, 0, 4);
     tcase_add_loop_test(tcase, adamw_is_the_reference_bit_for_bit, 0, 3);
+    tcase_add_loop_test(tcase, adamw_obeys_a_verdict, 0, 3);
     tcase_add_loop_test(tcase, adamw_kept_is_the_reference_bit_for_bit, 0, 4);
     tcase_add_loop_test(tcase, kept_moments_are_unbiased, LISA_MOMENTS_BF16, LISA_MOMENTS_8BIT + 1);
     tcase_add_loop_test(tcase, kept_v_decays, LISA_MOMENTS_BF16, LISA_MOMENTS_8BIT + 1);
@@ -672,5 +801,7 @@ TCase *conformance_update(void) {
     tcase_add_test(tcase, closing_is_unbiased);
     tcase_add_loop_test(tcase, closing_draws, 1, 3);
     tcase_add_loop_test(tcase, closing_at_the_ends, 1, 3);
+    tcase_add_test(tcase, judge);
+    tcase_add_test(tcase, judge_a_norm);
     return tcase;
 }

@@ -9,6 +9,10 @@
 
 conformance conf;
 
+static int has_typed_operands(void) {
+    return (conf.ops->flags & LISA_BACKEND_TYPED_OPERANDS) != 0;
+}
+
 void conf_setup(void) {
     for (uint32_t i = 0; i < CONF_THREADS; i++) {
         test_host_init(&conf.hosts[i], i + 1);
@@ -18,6 +22,18 @@ void conf_setup(void) {
     conf.reference = test_host_start(&conf.right_host, &lisa__backend_reference);
     conf.reference64 = test_host_start(&conf.right_host, &lisa__backend_reference64);
     conf.seed = 7;
+    conf.operand = has_typed_operands() ? LISA_DTYPE_F32 : 0;
+}
+
+uint32_t conf_use_dtype(int i) {
+    static const uint32_t dtypes[CONF_DTYPES] = {LISA_DTYPE_F32, LISA_DTYPE_BF16, LISA_DTYPE_F16,
+                                                 LISA_DTYPE_F64};
+    if (!has_typed_operands())
+        return dtypes[i];
+    if (dtypes[i] == LISA_DTYPE_F64)
+        return 0;
+    conf.operand = dtypes[i];
+    return dtypes[i];
 }
 
 void conf_teardown(void) {
@@ -98,7 +114,15 @@ conf_arg *conf_in(conf_case *c, const char *name, size_t offset, uint32_t elemen
 /* ---- one run on one backend ---- */
 
 static uint32_t held_as(const lisa_backend *be, uint32_t element) {
+    element &= ~CONF_TYPED;
+    if (element == CONF_OPERAND)
+        element = conf.operand;
     return element == CONF_REAL ? be->ops->real_dtype : element;
+}
+
+static int is_given_as_float(uint32_t element) {
+    element &= ~CONF_TYPED;
+    return element == CONF_REAL || element == CONF_OPERAND;
 }
 
 static size_t size_of(uint32_t held) {
@@ -122,18 +146,34 @@ static size_t bytes_of(const lisa_backend *be, const conf_arg *a) {
 static void *image_of(const lisa_backend *be, const conf_arg *a) {
     size_t n = a->rows * a->ld, bytes = bytes_of(be, a);
     void *image = conf_take(bytes);
-    if (a->element != CONF_REAL)
+    if (!is_given_as_float(a->element))
         memcpy(image, a->data, bytes);
     else
         for (size_t i = 0; i < n; i++)
-            lisa__store(image, be->ops->real_dtype, i, ((const float *)a->data)[i]);
+            lisa__store(image, held_as(be, a->element), i, ((const float *)a->data)[i]);
     return image;
 }
 
-static void set_pointer(unsigned char *op, const conf_arg *a, void *pointer) {
-    memcpy(op + a->offset, &pointer, sizeof pointer);
+static void set_place(unsigned char *op, size_t offset, const conf_arg *a, lisa_typed x) {
+    if (a->element & CONF_TYPED)
+        memcpy(op + offset, &x, sizeof x);
+    else
+        memcpy(op + offset, &x.data, sizeof x.data);
+}
+
+static void set_pointer(const lisa_backend *be, unsigned char *op, const conf_arg *a,
+                        void *pointer) {
+    const lisa_typed x = {pointer, held_as(be, a->element)};
+    set_place(op, a->offset, a, x);
     if (a->second != 0)
-        memcpy(op + a->second, &pointer, sizeof pointer);
+        set_place(op, a->second, a, x);
+}
+
+/* Names the operands' type where the operation has a field for it. */
+static void set_dtype(const lisa_backend *be, unsigned char *op, const conf_case *c) {
+    const uint32_t dtype = held_as(be, CONF_OPERAND);
+    if (c->dtype_offset != 0)
+        memcpy(op + c->dtype_offset, &dtype, sizeof dtype);
 }
 
 static test_host *host_of(const lisa_backend *be) {
@@ -147,6 +187,7 @@ static void run_on(lisa_backend *be, const conf_case *c, void *results[CONF_MAX_
     void *device[CONF_MAX_ARGS] = {0};
     unsigned char op[CONF_MAX_OP];
     memcpy(op, c->op, c->op_bytes);
+    set_dtype(be, op, c);
     for (uint32_t i = 0; i < c->n_args; i++) {
         const conf_arg *a = &c->args[i];
         results[i] = NULL;
@@ -156,7 +197,7 @@ static void run_on(lisa_backend *be, const conf_case *c, void *results[CONF_MAX_
             ck_assert_int_eq(ops->alloc(be, &device[i], LISA_MEM_WORKSPACE, bytes), LISA_OK);
             ck_assert_int_eq(ops->upload(be, device[i], results[i], bytes), LISA_OK);
         }
-        set_pointer(op, a, device[i]);
+        set_pointer(be, op, a, device[i]);
     }
     uint64_t n_allocs = host->n_allocs;
     lisa_status status = c->call(be, op);
@@ -238,24 +279,53 @@ static difference row_difference(const conf_case *c, const conf_arg *a, size_t i
     return d;
 }
 
-static void judge(const conf_case *c, const conf_arg *a, difference d) {
+/* A result in few bits may be the neighbour of the one it should be. */
+static double bound_of(const conf_arg *a, uint32_t held) {
+    const double gap = held == LISA_DTYPE_BF16  ? 0.0078125
+                       : held == LISA_DTYPE_F16 ? 0.0009765625
+                                                : 0.0;
+    return a->bound + gap * (a->roundings > 0 ? a->roundings : 1);
+}
+
+static void judge(const conf_case *c, const conf_arg *a, difference d, double bound) {
     double scale = fmax(d.largest, a->floor);
-    double share = d.error == 0.0 ? 0.0 : d.error / (scale * a->bound);
+    double share = d.error == 0.0 ? 0.0 : d.error / (scale * bound);
     if (getenv("CONFORMANCE_REPORT") != NULL)
         fprintf(stderr, "%8.4f %s: %s\n", share, a->name, c->what);
     if (!(share <= 1.0))
         ck_abort_msg(
             "%s: %s[%zu,%zu] is off by %.3g where values reach %.3g: error %.3g, bound %.3g",
-            c->what, a->name, d.i, d.j, d.error, scale, d.error / scale, a->bound);
+            c->what, a->name, d.i, d.j, d.error, scale, d.error / scale, bound);
+}
+
+/* Neighbours above and below come as often: truncation, which the bound would let pass, does not
+ * round to nearest. */
+static void check_unbiased(const conf_case *c, const conf_arg *a, const void *got, const void *want,
+                           uint32_t got_held, uint32_t want_held) {
+    const size_t n = a->rows * a->cols;
+    double drift = 0.0, size = 0.0;
+    for (size_t i = 0; i < a->rows; i++)
+        for (size_t j = 0; j < a->cols; j++) {
+            const double y = value_of(want, want_held, i * a->ld + j);
+            const double d = value_of(got, got_held, i * a->ld + j) - y;
+            drift += y < 0 ? -d : d;
+            size += fabs(y);
+        }
+    const double gap = bound_of(a, got_held) - a->bound;
+    const double most = size * gap * (0.05 + 1.0 / sqrt((double)n)) + size * a->bound;
+    if (gap > 0 && fabs(drift) > most)
+        ck_abort_msg("%s: %s is biased: by %.3g of its size, at most %.3g", c->what, a->name,
+                     drift / size, most / size);
 }
 
 static void check_close(const conf_case *c, const conf_arg *a, const void *got, uint32_t got_held,
                         const void *want, uint32_t want_held) {
     difference worst = {0.0, 0.0, 0, 0};
+    const double bound = bound_of(a, got_held);
     for (size_t i = 0; i < a->rows; i++) {
         difference d = row_difference(c, a, i, got, got_held, want, want_held);
         if (a->by_row) {
-            judge(c, a, d);
+            judge(c, a, d, bound);
             continue;
         }
         d.largest = fmax(d.largest, worst.largest);
@@ -265,7 +335,8 @@ static void check_close(const conf_case *c, const conf_arg *a, const void *got, 
         }
         worst = d;
     }
-    judge(c, a, worst);
+    judge(c, a, worst, bound);
+    check_unbiased(c, a, got, want, got_held, want_held);
 }
 
 /* Returns how many of the reference's values are not finite. */
@@ -281,6 +352,13 @@ static size_t check_spoilt(const conf_case *c, const conf_arg *a, const void *go
                          a->name, i, value_of(got, got_held, i), value_of(want, want_held, i));
     }
     return n;
+}
+
+void conf_result(const conf_case *c, uint32_t arg, void *out) {
+    void *results[CONF_MAX_ARGS];
+    conf_run(c);
+    run_on(conf.backends[0], c, results);
+    memcpy(out, results[arg], bytes_of(conf.backends[0], &c->args[arg]));
 }
 
 void conf_run(const conf_case *c) {

@@ -33,10 +33,15 @@
 #define BOUND_DOUBLE_SUM 1e-12
 
 /* Element types beyond LISA_DTYPE_*. */
-#define CONF_REAL 0u /* given as float, held as the backend's real */
+#define CONF_REAL 0u     /* given as float, held as the backend's real */
+#define CONF_OPERAND 15u /* given as float, held as conf.operand, or as real where that is 0 */
 #define CONF_I32 16u
 #define CONF_I16 17u
 #define CONF_U8 18u
+/* Added to an element type: the operand is a lisa_typed, whose dtype is set too. */
+#define CONF_TYPED 32u
+#define CONF_TYPED_REAL (CONF_TYPED | CONF_REAL)
+#define CONF_TYPED_OPERAND (CONF_TYPED | CONF_OPERAND)
 
 enum { CONF_THREADS = 3, CONF_MAX_ARGS = 16, CONF_MAX_OP = 256 };
 
@@ -49,9 +54,15 @@ typedef struct conformance {
     lisa_backend *reference, *reference64;
     uint64_t seed;
     uint32_t large_products;
+    uint32_t operand; /* type of operands in this test; 0: real */
 } conformance;
 
 extern conformance conf;
+
+/* Of the types of weights below, number i: operands take it too where the subject's are typed. 0:
+ * the subject has no such weights. */
+enum { CONF_DTYPES = 4 };
+uint32_t conf_use_dtype(int i);
 
 void conf_setup(void);
 void conf_teardown(void);
@@ -74,8 +85,9 @@ typedef struct conf_arg {
     size_t rows, cols, ld;
     int out;
     double bound;
-    int by_row;   /* each row is compared apart */
-    double floor; /* errors are relative to max(max|want|, floor) */
+    int by_row;    /* each row is compared apart */
+    int roundings; /* to an operand's type, on the way to it; 0: one */
+    double floor;  /* errors are relative to max(max|want|, floor) */
 } conf_arg;
 
 typedef struct conf_case {
@@ -83,6 +95,7 @@ typedef struct conf_case {
     conf_call call;
     unsigned char op[CONF_MAX_OP];
     size_t op_bytes;
+    size_t dtype_offset; /* of a field that names the operands' type, or 0 */
     conf_arg args[CONF_MAX_ARGS];
     uint32_t n_args;
     int exact;  /* outputs equal those of the float reference, bit for bit */
@@ -98,6 +111,9 @@ conf_arg *conf_out(conf_case *c, const char *name, size_t offset, uint32_t eleme
                    const void *data, size_t rows, size_t cols, size_t ld, double bound);
 
 void conf_run(const conf_case *c);
+
+/* The same, and operand `arg` as the subject leaves it. */
+void conf_result(const conf_case *c, uint32_t arg, void *out);
 
 /* Calls an operation of the table by name: CONF_CALL(gemm, lisa_gemm) defines call_gemm. */
 #define CONF_CALL(op, type)                                                                        \

@@ -24,8 +24,8 @@ static void teardown(void) {
 
 #define OK(call) ck_assert_msg((call) == LISA_OK, "%s: %s", #call, host.text)
 
-static lisa_typed f64(double *x) {
-    return (lisa_typed){x, LISA_DTYPE_F64};
+static lisa_typed f64(const double *x) {
+    return (lisa_typed){(void *)(uintptr_t)x, LISA_DTYPE_F64};
 }
 
 static void check_near(const double *got, const double *want, size_t n) {
@@ -46,7 +46,7 @@ START_TEST(activations) {
         {0.0, 0.0, 0.0, 0.6, 2.5},
     };
     double y[5];
-    lisa_activation op = {.kind = (uint32_t)_i, .n = 5, .gate = x, .y = y};
+    lisa_activation op = {.kind = (uint32_t)_i, .dtype = LISA_DTYPE_F64, .n = 5, .gate = x, .y = y};
     OK(be->ops->activation_forward(be, &op));
     check_near(y, want[_i - 1], 5);
     static const double up[] = {2.0, -3.0, 0.5, 0.0, 1.0};
@@ -69,11 +69,11 @@ START_TEST(norms) {
                     .segments = 1,
                     .cols = 4,
                     .eps = 1e-2,
-                    .x = x,
+                    .x = f64(x),
                     .ldx = 4,
                     .weight = f64(weight),
                     .bias = f64(bias),
-                    .y = y,
+                    .y = f64(y),
                     .ldy = 4,
                     .stats = stats};
     OK(be->ops->norm_forward(be, &op));
@@ -99,7 +99,7 @@ START_TEST(rope) {
                     .heads = 1,
                     .head_dim = 5,
                     .rotary_dim = 4,
-                    .x = x,
+                    .x = f64(x),
                     .ldx = 5,
                     .cos = cosines,
                     .sin = sines,
@@ -118,6 +118,7 @@ static void check_sight(lisa_attention op, const char *const *lines) {
     double q[8] = {0}, k[8] = {0}, v[8], out[8], lse[8];
     for (int j = 0; j < 8; j++)
         v[j] = 1 << j;
+    op.dtype = LISA_DTYPE_F64;
     op.batch = op.heads = op.kv_heads = op.head_dim = 1;
     op.key_stride = op.n_keys;
     op.scale = 1.0;
@@ -164,7 +165,8 @@ START_TEST(attention_groups_heads) {
     double q[12] = {0}, k[12] = {0}, out[12];
     const double v[12] = {1.0, 2.0, -9.0, -9.0, -9.0, -9.0, 3.0, 4.0, -9.0, -9.0, -9.0, -9.0};
     const double want[12] = {1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4, 4};
-    lisa_attention op = {.batch = 2,
+    lisa_attention op = {.dtype = LISA_DTYPE_F64,
+                         .batch = 2,
                          .n_queries = 1,
                          .n_keys = 1,
                          .key_stride = 3,
@@ -188,7 +190,8 @@ END_TEST
 START_TEST(attention_weighs) {
     const double q[] = {0.0, 2.0}, k[] = {1.0, -0.5}, v[] = {10.0, 20.0};
     double out[2], lse[2];
-    lisa_attention op = {.batch = 1,
+    lisa_attention op = {.dtype = LISA_DTYPE_F64,
+                         .batch = 1,
                          .n_queries = 2,
                          .n_keys = 2,
                          .key_stride = 2,
@@ -228,7 +231,9 @@ START_TEST(cross_entropy) {
                              .nll = nll,
                              .log_probs = log_probs,
                              .greedy = greedy,
-                             .gradient = 1};
+                             .dlogits = f64(logits),
+                             .lddlogits = 3,
+                             .gradient_scale = 1.0};
     OK(be->ops->cross_entropy(be, &op));
     ck_assert_double_eq_tol(nll[0], 0.25114922558557085, 1e-15);
     ck_assert_float_eq(log_probs[0], (float)(-0.25114922558557085 / 0.25));
@@ -371,6 +376,7 @@ static void keep_once(const double *gradient, size_t n, uint64_t stream, uint8_t
     memset(m, 0, n);
     memset(v, 0, n);
     scales[0] = scales[1] = 0.0f;
+    const lisa_control control = {.scale = 1.0};
     const lisa_adamw op = {.n = n,
                            .weight = f64(weight),
                            .gradient = gradient,
@@ -382,7 +388,7 @@ static void keep_once(const double *gradient, size_t n, uint64_t stream, uint8_t
                            .seed = 3,
                            .stream = stream,
                            .eps = 1e-8,
-                           .grad_scale = 1.0,
+                           .control = &control,
                            .correction1 = 1.0,
                            .correction2 = 1.0};
     OK(be->ops->adamw(be, &op));

@@ -68,6 +68,7 @@ static void run_steps(struct run *r, lisa_typed weight, void *low, double decay,
     for (size_t step = 0; step < r->n_steps; step++) {
         for (size_t i = 0; i < r->n; i++)
             lisa__store(r->gradient, r->real, i, factor * gradients[step * r->n + i]);
+        const lisa_control control = {.scale = 1.0 / factor};
         lisa_adamw op = {.n = r->n,
                          .weight = weight,
                          .low = low,
@@ -80,7 +81,7 @@ static void run_steps(struct run *r, lisa_typed weight, void *low, double decay,
                          .beta2 = adam[2],
                          .eps = adam[3],
                          .weight_decay = decay,
-                         .grad_scale = 1.0 / factor,
+                         .control = &control,
                          .correction1 = 1.0 - pow(adam[1], (double)step + 1.0),
                          .correction2 = 1.0 - pow(adam[2], (double)step + 1.0)};
         OK(r->context->be->ops->adamw(r->context->be, &op));

@@ -59,8 +59,8 @@ static double *duplicate(const double *x, size_t n) {
     return y;
 }
 
-static lisa_typed f64(double *x) {
-    return (lisa_typed){x, LISA_DTYPE_F64};
+static lisa_typed f64(const double *x) {
+    return (lisa_typed){(void *)(uintptr_t)x, LISA_DTYPE_F64};
 }
 
 static double inner(const double *a, const double *b, size_t n) {
@@ -114,7 +114,7 @@ static void check_vector(const char *name, objective f, const void *problem, dou
 /* ---- products ---- */
 
 static double gemm_naive(const lisa_gemm *op, const double *c, size_t i, size_t j) {
-    const double *a = op->a, *b = op->b.data;
+    const double *a = op->a.data, *b = op->b.data;
     double sum = 0.0;
     for (size_t l = 0; l < op->k; l++)
         sum += a[op->trans_a ? l * op->lda + i : i * op->lda + l] *
@@ -131,11 +131,11 @@ static void check_gemm(uint32_t trans_a, uint32_t trans_b, double alpha, double 
                     .k = K,
                     .trans_a = trans_a,
                     .trans_b = trans_b,
-                    .a = noise(LD * LD),
+                    .a = f64(noise(LD * LD)),
                     .lda = LD,
                     .b = f64(noise(LD * LD)),
                     .ldb = LD,
-                    .c = c,
+                    .c = f64(c),
                     .ldc = LD,
                     .alpha = alpha,
                     .beta = beta};
@@ -180,12 +180,12 @@ START_TEST(bias_backward) {
     const double *before = duplicate(dbias, BIAS_COLS);
     double *c = noise(BIAS_ROWS * BIAS_LD);
     bias_problem p = {
-        {.rows = BIAS_ROWS, .cols = BIAS_COLS, .y = y, .ldy = BIAS_LD, .bias = f64(b)},
+        {.rows = BIAS_ROWS, .cols = BIAS_COLS, .y = f64(y), .ldy = BIAS_LD, .bias = f64(b)},
         noise(BIAS_ROWS * BIAS_LD),
         c,
         y};
     lisa_bias backward = p.op;
-    backward.y = c;
+    backward.y = f64(c);
     backward.dbias = dbias;
     OK(be->ops->bias_backward(be, &backward));
     check_vector("dbias", bias_objective, &p, b, dbias, before, BIAS_COLS);
@@ -247,7 +247,8 @@ static double rows_inner(const double *a, const double *b, size_t rows, size_t c
 static double norm_objective(const void *problem) {
     const norm_problem *p = problem;
     OK(be->ops->norm_forward(be, &p->op));
-    return rows_inner(p->op.y, p->c, p->op.rows, (size_t)p->op.segments * p->op.cols, p->op.ldy);
+    return rows_inner(p->op.y.data, p->c, p->op.rows, (size_t)p->op.segments * p->op.cols,
+                      p->op.ldy);
 }
 
 enum { NORM_ROWS = 4, NORM_COLS = 7 };
@@ -260,11 +261,11 @@ static void check_norm(uint32_t kind, uint32_t segments, int has_bias, uint32_t 
                        .segments = segments,
                        .cols = NORM_COLS,
                        .eps = 1e-2,
-                       .x = x,
+                       .x = f64(x),
                        .ldx = ld,
                        .weight = f64(weight),
                        .bias = f64(has_bias ? bias : NULL),
-                       .y = zeros(n),
+                       .y = f64(zeros(n)),
                        .ldy = ld,
                        .stats = poison(2 * NORM_ROWS * segments)},
                       noise(n)};
@@ -274,10 +275,10 @@ static void check_norm(uint32_t kind, uint32_t segments, int has_bias, uint32_t 
     double *dweight = noise(NORM_COLS), *dbias = noise(NORM_COLS);
     const double *dx0 = duplicate(dx, n), *dweight0 = duplicate(dweight, NORM_COLS);
     const double *dbias0 = duplicate(dbias, NORM_COLS);
-    backward.y = NULL;
-    backward.dy = p.c;
+    backward.y.data = NULL;
+    backward.dy = f64(p.c);
     backward.lddy = ld;
-    backward.dx = dx;
+    backward.dx = f64(dx);
     backward.lddx = ld;
     backward.accumulate = accumulate;
     backward.dweight = dweight;
@@ -292,9 +293,9 @@ static void check_norm(uint32_t kind, uint32_t segments, int has_bias, uint32_t 
     /* In place, and for a frozen weight. */
     double *dy = duplicate(p.c, n), *plain = zeros(n);
     backward.accumulate = 0;
-    backward.dx = plain;
+    backward.dx = f64(plain);
     OK(be->ops->norm_backward(be, &backward));
-    backward.dy = backward.dx = dy;
+    backward.dy = backward.dx = f64(dy);
     backward.dweight = backward.dbias = NULL;
     OK(be->ops->norm_backward(be, &backward));
     for (size_t i = 0; i < NORM_ROWS; i++)
@@ -321,9 +322,10 @@ typedef struct rope_problem {
 
 static double rope_objective(const void *problem) {
     const rope_problem *p = problem;
-    memcpy(p->op.x, p->x, p->n * sizeof(double));
+    memcpy(p->op.x.data, p->x, p->n * sizeof(double));
     OK(be->ops->rope(be, &p->op));
-    return rows_inner(p->op.x, p->c, p->op.rows, (size_t)p->op.heads * p->op.head_dim, p->op.ldx);
+    return rows_inner(p->op.x.data, p->c, p->op.rows, (size_t)p->op.heads * p->op.head_dim,
+                      p->op.ldx);
 }
 
 static void check_rope(uint32_t head_dim, uint32_t rotary_dim) {
@@ -340,7 +342,7 @@ static void check_rope(uint32_t head_dim, uint32_t rotary_dim) {
                        .heads = HEADS,
                        .head_dim = head_dim,
                        .rotary_dim = rotary_dim,
-                       .x = zeros(n),
+                       .x = f64(zeros(n)),
                        .ldx = ld,
                        .cos = cosines,
                        .sin = sines,
@@ -350,7 +352,7 @@ static void check_rope(uint32_t head_dim, uint32_t rotary_dim) {
                       n};
     double *dx = duplicate(p.c, n);
     lisa_rope backward = p.op;
-    backward.x = dx;
+    backward.x = f64(dx);
     backward.inverse = 1;
     OK(be->ops->rope(be, &backward));
     check(rope_objective, &p, (claim){"dx", x, dx, NULL, ROWS, width, ld, ld});
@@ -383,7 +385,8 @@ static void check_attention(uint32_t heads, uint32_t kv_heads, uint32_t window,
     const size_t width = heads * DIM, kv_width = kv_heads * DIM;
     const size_t ldq = width + 1, ldk = kv_width + 2, ldv = kv_width + 3, ldo = width + 4;
     double *q = noise(ROWS * ldq), *k = noise(ROWS * ldk), *v = noise(ROWS * ldv);
-    attention_problem p = {{.batch = BATCH,
+    attention_problem p = {{.dtype = LISA_DTYPE_F64,
+                            .batch = BATCH,
                             .n_queries = TOKENS,
                             .n_keys = TOKENS,
                             .key_stride = TOKENS,
@@ -438,7 +441,8 @@ START_TEST(attention_of_one_key) {
     double *q = noise(ROWS * DIM), *k = noise(ROWS * DIM), *v = noise(ROWS * DIM);
     double *out = poison(ROWS * DIM), *lse = poison(ROWS), *dout = noise(ROWS * DIM);
     double *dq = poison(ROWS * DIM), *dk = poison(ROWS * DIM), *dv = poison(ROWS * DIM);
-    lisa_attention op = {.batch = 1,
+    lisa_attention op = {.dtype = LISA_DTYPE_F64,
+                         .batch = 1,
                          .n_queries = ROWS,
                          .n_keys = ROWS,
                          .key_stride = ROWS,
@@ -493,8 +497,13 @@ static void check_activation(uint32_t kind, int gated) {
     double *gate = noise(N), *up = noise(N);
     for (size_t i = 0; i < N; i++)
         gate[i] = 5.0 * gate[i] + (gate[i] < 0.0 ? -0.01 : 0.01); /* off ReLU's corner */
-    activation_problem p = {
-        {.kind = kind, .n = N, .gate = gate, .up = gated ? up : NULL, .y = poison(N)}, noise(N)};
+    activation_problem p = {{.kind = kind,
+                             .dtype = LISA_DTYPE_F64,
+                             .n = N,
+                             .gate = gate,
+                             .up = gated ? up : NULL,
+                             .y = poison(N)},
+                            noise(N)};
     double *dgate = poison(N), *dup = poison(N);
     lisa_activation backward = p.op;
     backward.y = NULL;
@@ -553,14 +562,16 @@ START_TEST(cross_entropy_backward) {
                        .targets = targets,
                        .weights = weights,
                        .nll = nll,
-                       .gradient = 1},
+                       .dlogits = f64(dlogits),
+                       .lddlogits = LD,
+                       .gradient_scale = 1.0},
                       logits,
                       ROWS * LD};
     OK(be->ops->cross_entropy(be, &p.op));
     for (size_t j = 0; j < COLS; j++)
         ck_assert_double_eq(dlogits[2 * LD + j], 0.0);
     p.op.logits = zeros(ROWS * LD);
-    p.op.gradient = 0;
+    p.op.dlogits.data = NULL;
     check(loss_objective, &p, (claim){"dlogits", logits, dlogits, NULL, ROWS, COLS, LD, LD});
 }
 END_TEST

@@ -244,7 +244,8 @@ static double spiked(const lisa_backend_ops *ops, lisa_backend *be, uint32_t mom
     for (uint64_t step = 0; step < QUADRATIC_STEPS; step++) {
         for (size_t i = 0; i < N_QUADRATIC; i++)
             g[i] = powf(10.0f, -(float)(i % 5)) * (w[i] - 1.0f);
-        op.grad_scale = step == 0 ? SPIKE : 1;
+        const lisa_control control = {.scale = step == 0 ? SPIKE : 1};
+        op.control = &control;
         op.stream = step;
         op.correction1 = 1 - pow(op.beta1, (double)step + 1);
         op.correction2 = 1 - pow(op.beta2, (double)step + 1);

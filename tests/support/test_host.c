@@ -68,6 +68,27 @@ static void take_back(void *self, uint32_t memory_class, void *ptr, size_t bytes
     block_free(b);
 }
 
+/* As if it were memory of this host's. */
+static lisa_status account(void *self, uint32_t memory_class, size_t bytes) {
+    test_host *h = self;
+    ck_assert_uint_lt(memory_class, LISA_MEM_CLASSES);
+    if (h->grants_left == 0)
+        return h->host.fail(h, LISA_E_NOMEM, "the test host refuses");
+    if (h->grants_left > 0)
+        h->grants_left--;
+    h->held[memory_class] += bytes;
+    h->n_allocs++;
+    h->n_live++;
+    return LISA_OK;
+}
+
+static void unaccount(void *self, uint32_t memory_class, size_t bytes) {
+    test_host *h = self;
+    ck_assert_uint_ge(h->held[memory_class], bytes);
+    h->held[memory_class] -= bytes;
+    h->n_live--;
+}
+
 static lisa_status fail(void *self, lisa_status status, const char *text) {
     test_host *h = self;
     h->status = status;
@@ -121,6 +142,8 @@ void test_host_init(test_host *h, uint32_t n_threads) {
     h->host = (lisa_backend_host){.self = h,
                                   .alloc = grant,
                                   .release = take_back,
+                                  .account = account,
+                                  .unaccount = unaccount,
                                   .fail = fail,
                                   .parallel = parallel,
                                   .n_threads = n_threads};

@@ -197,16 +197,16 @@ static void check_same_bits(lisa_backend *be, uint32_t m, uint32_t n, uint32_t k
                     .n = n,
                     .k = k,
                     .trans_b = 1,
-                    .a = a,
+                    .a = {a, LISA_DTYPE_F32},
                     .lda = k,
                     .b = wide,
                     .ldb = k,
-                    .c = c[0],
+                    .c = {c[0], LISA_DTYPE_F32},
                     .ldc = n,
                     .alpha = 1.0};
     ck_assert_int_eq(be->ops->gemm(be, &op), LISA_OK);
     op.b = half;
-    op.c = c[1];
+    op.c.data = c[1];
     ck_assert_int_eq(be->ops->gemm(be, &op), LISA_OK);
     ck_assert_msg(memcmp(c[0], c[1], (size_t)m * n * sizeof(float)) == 0, "%u x %u x %u", m, n, k);
     free(a), free(b), free(c[0]), free(c[1]), free(half.data);
@@ -247,11 +247,11 @@ static int be_guest(void) {
     lisa_gemm op = {.m = 200,
                     .n = 300,
                     .k = 400,
-                    .a = x.a,
+                    .a = {x.a, LISA_DTYPE_F32},
                     .lda = x.op.lda,
                     .b = {x.b, LISA_DTYPE_F32},
                     .ldb = x.op.ldb,
-                    .c = x.c,
+                    .c = {x.c, LISA_DTYPE_F32},
                     .ldc = x.op.ldc,
                     .alpha = 1.0};
     if (context->be->ops->gemm(context->be, &op) != LISA_OK)

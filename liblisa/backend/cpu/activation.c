@@ -5,7 +5,7 @@
 static lisa_status check_activation(lisa_backend *be, const lisa_activation *op) {
     if (op->kind < LISA_ACT_SILU || op->kind > LISA_ACT_RELU)
         return lisa__cpu_refuse(be, "cpu: activation kind is no LISA_ACT_*");
-    return LISA_OK;
+    return lisa__cpu_check_real(be, op->dtype);
 }
 
 static void forward_piece(const struct lisa__pieces *all, size_t from, size_t to) {

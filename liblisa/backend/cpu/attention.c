@@ -242,7 +242,7 @@ lisa_status lisa__check_attention(lisa_backend *be, const lisa_attention *op) {
         return lisa__cpu_refuse(be, "cpu: attention takes a head_dim of 1024 at most");
     if (op->documents != NULL && op->n_queries != op->n_keys)
         return lisa__cpu_refuse(be, "cpu: attention with documents needs n_queries = n_keys");
-    return LISA_OK;
+    return lisa__cpu_check_real(be, op->dtype);
 }
 
 lisa_status lisa__cpu_attention_forward(lisa_backend *be, const lisa_attention *op) {

@@ -63,7 +63,7 @@ void lisa__sgemm(void *buffer, const struct lisa__sgemm *op) {
 #define PROBE_K 2048
 #define SPARE_PAGES 1 /* for kernels that load a little ahead of what they use */
 
-#define OPERAND_FLOATS ((size_t)PROBE_K * LISA_BLAS_MAX_M)
+#define OPERAND_FLOATS ((size_t)PROBE_K * LISA_BLAS_MAX_N) /* the wider one's */
 #define PRODUCT_FLOATS ((size_t)LISA_BLAS_MAX_M * LISA_BLAS_MAX_N)
 #define PROBE_BYTES (FULL_BUFFER + (OPERAND_FLOATS + PRODUCT_FLOATS) * sizeof(float))
 

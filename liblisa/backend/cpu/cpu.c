@@ -10,6 +10,11 @@ lisa_status lisa__cpu_refuse(lisa_backend *be, const char *text) {
     return be->host->fail(be->host->self, LISA_E_INVAL, text);
 }
 
+lisa_status lisa__cpu_check_real(lisa_backend *be, uint32_t dtype) {
+    return dtype == LISA_DTYPE_F32 ? LISA_OK
+                                   : lisa__cpu_refuse(be, "cpu: an activation's dtype is not f32");
+}
+
 lisa_status lisa__cpu_check_dtype(lisa_backend *be, lisa_typed x) {
     if (lisa__dtype_size(x.dtype) == 0)
         return lisa__cpu_refuse(be, "cpu: an operand's dtype is none of f32, bf16, f16, f64");
@@ -112,6 +117,11 @@ const lisa_backend_ops lisa__backend_cpu = {
     .copy = lisa__cpu_copy,
     .zero = lisa__cpu_zero,
     .sync = lisa__cpu_sync,
+    .post = lisa__cpu_post,
+    .passed = lisa__cpu_passed,
+    .transfer = lisa__cpu_transfer,
+    .transfer_wait = lisa__cpu_transfer_order,
+    .transfer_free = lisa__cpu_transfer_order,
     .convert = lisa__cpu_convert,
     .gemm = lisa__cpu_gemm,
     .bias_forward = lisa__cpu_bias_forward,
@@ -129,7 +139,9 @@ const lisa_backend_ops lisa__backend_cpu = {
     .activation_backward = lisa__cpu_activation_backward,
     .dropout = lisa__cpu_dropout,
     .cross_entropy = lisa__cpu_cross_entropy,
+    .judge = lisa__cpu_judge,
     .adamw = lisa__cpu_adamw,
     .master = lisa__cpu_master,
     .sum_squares = lisa__cpu_sum_squares,
+    .sum = lisa__cpu_sum,
 };

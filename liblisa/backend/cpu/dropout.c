@@ -1,11 +1,12 @@
 #include "backend/cpu/ops.h"
 #include "backend/elementwise.h"
+#include "core/error.h"
 
 static void dropout_block(const lisa_dropout *op, const uint32_t *draws, size_t from, size_t n) {
     const uint32_t threshold = lisa__dropout_threshold(op->p);
     const float scale = (float)(1.0 / (1.0 - op->p));
-    const float *x = (const float *)op->x + from;
-    float *y = (float *)op->y + from;
+    const float *x = (const float *)op->x.data + from;
+    float *y = (float *)op->y.data + from;
     for (size_t i = 0; i < n; i++) {
         const float kept = draws[i] >= threshold ? x[i] * scale : 0.0f;
         y[i] = op->accumulate ? y[i] + kept : kept;
@@ -26,6 +27,8 @@ static void dropout_piece(const struct lisa__pieces *all, size_t from, size_t to
 }
 
 lisa_status lisa__cpu_dropout(lisa_backend *be, const lisa_dropout *op) {
+    LISA_TRY(lisa__cpu_check_real(be, op->x.dtype));
+    LISA_TRY(lisa__cpu_check_real(be, op->y.dtype));
     lisa__cpu_in_pieces(lisa__cpu_of(be), op, op->n, LISA_CPU_CHUNK, dropout_piece);
     return LISA_OK;
 }

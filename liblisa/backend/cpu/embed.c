@@ -58,12 +58,19 @@ lisa_status lisa__cpu_gather(lisa_backend *be, const lisa_rows *op) {
 
 static void scatter_piece(const struct lisa__pieces *all, size_t from, size_t to) {
     const lisa_rows *op = all->op;
-    for (size_t i = from; i < to; i++)
-        memcpy((float *)op->dst + (size_t)op->index[i] * op->cols,
-               (const float *)op->src + i * op->cols, op->cols * sizeof(float));
+    const size_t bytes = op->cols * sizeof(float);
+    for (size_t i = from; i < to; i++) {
+        const float *src = (const float *)op->src + i * op->cols;
+        const size_t place = (size_t)op->index[i] * op->cols;
+        memcpy((float *)op->dst + place, src, bytes);
+        if (op->operand.data != NULL)
+            memcpy((float *)op->operand.data + place, src, bytes);
+    }
 }
 
 lisa_status lisa__cpu_scatter(lisa_backend *be, const lisa_rows *op) {
+    if (op->operand.data != NULL)
+        LISA_TRY(lisa__cpu_check_real(be, op->operand.dtype));
     lisa__cpu_in_pieces(lisa__cpu_of(be), op, op->rows, lisa__cpu_rows(op->cols), scatter_piece);
     return LISA_OK;
 }
@@ -71,10 +78,11 @@ lisa_status lisa__cpu_scatter(lisa_backend *be, const lisa_rows *op) {
 static void bias_forward_piece(const struct lisa__pieces *all, size_t from, size_t to) {
     const lisa_bias *op = all->op;
     for (size_t i = from; i < to; i++)
-        add_typed(all->cpu, (float *)op->y + i * op->ldy, op->bias, op->cols);
+        add_typed(all->cpu, (float *)op->y.data + i * op->ldy, op->bias, op->cols);
 }
 
 lisa_status lisa__cpu_bias_forward(lisa_backend *be, const lisa_bias *op) {
+    LISA_TRY(lisa__cpu_check_real(be, op->y.dtype));
     LISA_TRY(lisa__cpu_check_dtype(be, op->bias));
     lisa__cpu_in_pieces(lisa__cpu_of(be), op, op->rows, lisa__cpu_rows(op->cols),
                         bias_forward_piece);
@@ -85,13 +93,15 @@ static void bias_backward_piece(const struct lisa__pieces *all, size_t from, siz
     const lisa_bias *op = all->op;
     double sums[LISA_CPU_COLUMNS] = {0};
     for (size_t i = 0; i < op->rows; i++)
-        all->cpu->vector->add_columns(sums, (const float *)op->y + i * op->ldy + from, to - from);
+        all->cpu->vector->add_columns(sums, (const float *)op->y.data + i * op->ldy + from,
+                                      to - from);
     float *dbias = op->dbias;
     for (size_t j = from; j < to; j++)
         dbias[j] = (float)(dbias[j] + sums[j - from]);
 }
 
 lisa_status lisa__cpu_bias_backward(lisa_backend *be, const lisa_bias *op) {
+    LISA_TRY(lisa__cpu_check_real(be, op->y.dtype));
     lisa__cpu_in_pieces(lisa__cpu_of(be), op, op->cols, LISA_CPU_COLUMNS, bias_backward_piece);
     return LISA_OK;
 }

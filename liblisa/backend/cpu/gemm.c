@@ -87,7 +87,7 @@ static uint32_t parts_of_sum(const lisa_gemm *op, uint32_t tiles) {
     return is_long && fits && tiles <= 2 ? SPLIT_PARTS : 1;
 }
 
-/* The tiles that pack the least, of those that are enough in number. They depend on m, n and k
+/* The tiles that pack the least, of those that are enough in number. They depend on the shape
  * alone. */
 static void choose_tiles(struct product *p) {
     const lisa_gemm *op = p->op;
@@ -141,7 +141,7 @@ struct tile {
 static void sum_blocks(const struct product *p, const struct tile *t, struct lisa__sgemm *part,
                        uint32_t thread) {
     const lisa_gemm *op = p->op;
-    const float *a = op->a, beta = part->beta;
+    const float *a = op->a.data, beta = part->beta;
     /* Blocks begin at multiples of a unit, so one may be longer than the mean by as much. */
     const uint32_t most = (uint32_t)(LISA_CPU_SCRATCH / longest_part(op->n, p->n_columns)) - UNIT;
     const uint32_t length = t->k1 - t->k0, n_blocks = length > 0 ? ceil_div(length, most) : 1;
@@ -172,7 +172,7 @@ static void tile_task(void *arg, uint32_t i, uint32_t thread) {
         .k0 = part_begin(op->k, part, p->n_parts),
         .k1 = part_begin(op->k, part + 1, p->n_parts),
     };
-    float *c = part == 0 ? op->c : partial_sum(p, part);
+    float *c = part == 0 ? op->c.data : partial_sum(p, part);
     const size_t ldc = part == 0 ? op->ldc : op->n;
     struct lisa__sgemm product = {
         .m = part_begin(op->m, row + 1, p->n_rows) - t.i0,
@@ -195,7 +195,7 @@ static void add_parts(const struct lisa__pieces *all, size_t from, size_t to) {
     for (uint32_t part = 1; part < p->n_parts; part++)
         for (size_t i = from; i < to; i++) {
             const float *restrict more = partial_sum(p, part) + i * op->n;
-            float *restrict c = (float *)op->c + i * op->ldc;
+            float *restrict c = (float *)op->c.data + i * op->ldc;
             for (size_t j = 0; j < op->n; j++)
                 c[j] += more[j];
         }
@@ -208,8 +208,8 @@ static void dots_piece(const struct lisa__pieces *all, size_t from, size_t to) {
     for (size_t j = from; j < to; j++) {
         const void *weights = lisa__typed_at(op->b, j * op->ldb).data;
         for (size_t i = 0; i < op->m; i++) {
-            const float *a = (const float *)op->a + i * op->lda;
-            float *c = (float *)op->c + i * op->ldc + j;
+            const float *a = (const float *)op->a.data + i * op->lda;
+            float *c = (float *)op->c.data + i * op->ldc + j;
             float product = alpha * all->cpu->vector->dot(a, weights, op->b.dtype, op->k);
             *c = beta == 0.0f ? product : beta * *c + product;
         }
@@ -217,7 +217,9 @@ static void dots_piece(const struct lisa__pieces *all, size_t from, size_t to) {
 }
 
 static lisa_status check_gemm(lisa_backend *be, const lisa_gemm *op) {
+    LISA_TRY(lisa__cpu_check_real(be, op->a.dtype));
     LISA_TRY(lisa__cpu_check_dtype(be, op->b));
+    LISA_TRY(lisa__cpu_check_real(be, op->c.dtype));
     if (op->lda > INT32_MAX || op->ldb > INT32_MAX || op->ldc > INT32_MAX)
         return lisa__cpu_refuse(be, "cpu: a matrix's rows are more than 2^31 elements apart");
     return LISA_OK;

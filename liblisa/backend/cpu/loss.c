@@ -1,6 +1,8 @@
 #include "backend/cpu/ops.h"
+#include "core/error.h"
 
 #include <math.h>
+#include <string.h>
 
 /* Elements that are summed in float before the sum goes on in double. */
 #define BLOCK ((size_t)1024)
@@ -35,9 +37,13 @@ static void row_loss(const struct lisa__cpu *cpu, const lisa_cross_entropy *op, 
         op->log_probs[i] = (float)log_prob;
     if (op->greedy != NULL)
         op->greedy[i] = is_first(logits, target, greatest);
-    if (op->gradient) {
-        cpu->vector->exponentiate(logits, greatest, (float)(weight / sum), op->cols);
-        logits[target] -= (float)weight;
+    if (op->dlogits.data != NULL) {
+        float *dlogits = (float *)op->dlogits.data + i * op->lddlogits;
+        const double scaled = weight * op->gradient_scale;
+        if (dlogits != logits)
+            memcpy(dlogits, logits, op->cols * sizeof *dlogits);
+        cpu->vector->exponentiate(dlogits, greatest, (float)(scaled / sum), op->cols);
+        dlogits[target] -= (float)scaled;
     }
 }
 
@@ -47,6 +53,8 @@ static void loss_piece(const struct lisa__pieces *all, size_t from, size_t to) {
 }
 
 lisa_status lisa__cpu_cross_entropy(lisa_backend *be, const lisa_cross_entropy *op) {
+    if (op->dlogits.data != NULL)
+        LISA_TRY(lisa__cpu_check_real(be, op->dlogits.dtype));
     lisa__cpu_in_pieces(lisa__cpu_of(be), op, op->rows, lisa__cpu_rows(op->cols), loss_piece);
     return LISA_OK;
 }

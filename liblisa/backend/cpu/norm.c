@@ -3,6 +3,7 @@
 #include "lisa/model.h"
 
 #include <math.h>
+#include <string.h>
 
 /* A vector is one segment of one row; they are numbered row by row. Where the i-th begins in a
  * matrix whose rows are ld apart: */
@@ -42,10 +43,12 @@ static void forward_piece(const struct lisa__pieces *all, size_t from, size_t to
     const struct lisa__vector *vector = all->cpu->vector;
     float w_buffer[LISA_CPU_FLOATS], b_buffer[LISA_CPU_FLOATS];
     for (size_t i = from; i < to; i++) {
-        const float *x = (const float *)op->x + place(op, i, op->ldx);
-        float *y = (float *)op->y + place(op, i, op->ldy);
+        const float *x = (const float *)op->x.data + place(op, i, op->ldx);
+        float *y = (float *)op->y.data + place(op, i, op->ldy);
         struct lisa__moments s = measure(vector, op, x);
         put_stats(op, i, s);
+        if (op->copy != NULL)
+            memcpy((float *)op->copy + place(op, i, op->ldx), x, op->cols * sizeof(float));
         for (size_t j = 0; j < op->cols; j += LISA_CPU_FLOATS) {
             size_t n = lisa__min(LISA_CPU_FLOATS, op->cols - j);
             const float *b = NULL;
@@ -62,6 +65,7 @@ static lisa_status check_norm(lisa_backend *be, const lisa_norm *op) {
         return lisa__cpu_refuse(be, "cpu: norm kind is neither RMS nor LAYER");
     if (op->bias.data != NULL)
         LISA_TRY(lisa__cpu_check_dtype(be, op->bias));
+    LISA_TRY(lisa__cpu_check_real(be, op->x.dtype));
     return lisa__cpu_check_dtype(be, op->weight);
 }
 
@@ -71,6 +75,7 @@ static size_t n_vectors(const lisa_norm *op) {
 
 lisa_status lisa__cpu_norm_forward(lisa_backend *be, const lisa_norm *op) {
     LISA_TRY(check_norm(be, op));
+    LISA_TRY(lisa__cpu_check_real(be, op->y.dtype));
     lisa__cpu_in_pieces(lisa__cpu_of(be), op, n_vectors(op), lisa__cpu_rows(op->cols),
                         forward_piece);
     return LISA_OK;
@@ -82,8 +87,8 @@ static void weight_piece(const struct lisa__pieces *all, size_t from, size_t to)
     double dw[LISA_CPU_COLUMNS] = {0}, db[LISA_CPU_COLUMNS] = {0};
     for (size_t i = 0; i < n_vectors(op); i++)
         all->cpu->vector->norm_columns(
-            dw, db, (const float *)op->dy + place(op, i, op->lddy) + from,
-            (const float *)op->x + place(op, i, op->ldx) + from, get_stats(op, i), to - from);
+            dw, db, (const float *)op->dy.data + place(op, i, op->lddy) + from,
+            (const float *)op->x.data + place(op, i, op->ldx) + from, get_stats(op, i), to - from);
     for (size_t j = from; j < to; j++) {
         if (op->dweight != NULL)
             ((float *)op->dweight)[j] = (float)(((float *)op->dweight)[j] + dw[j - from]);
@@ -95,8 +100,8 @@ static void weight_piece(const struct lisa__pieces *all, size_t from, size_t to)
 /* With xhat = (x - mean) rstd and g = dy w: the means of g, which RMS has not, and of g xhat. */
 static void input_means(const struct lisa__cpu *cpu, const lisa_norm *op, size_t i,
                         float means[2]) {
-    const float *x = (const float *)op->x + place(op, i, op->ldx);
-    const float *dy = (const float *)op->dy + place(op, i, op->lddy);
+    const float *x = (const float *)op->x.data + place(op, i, op->ldx);
+    const float *dy = (const float *)op->dy.data + place(op, i, op->lddy);
     double sums[2] = {0.0, 0.0};
     float buffer[LISA_CPU_FLOATS];
     for (size_t j = 0; j < op->cols; j += LISA_CPU_FLOATS) {
@@ -113,9 +118,9 @@ static void input_piece(const struct lisa__pieces *all, size_t from, size_t to) 
     const struct lisa__cpu *cpu = all->cpu;
     float buffer[LISA_CPU_FLOATS], means[2];
     for (size_t i = from; i < to; i++) {
-        const float *x = (const float *)op->x + place(op, i, op->ldx);
-        const float *dy = (const float *)op->dy + place(op, i, op->lddy);
-        float *dx = (float *)op->dx + place(op, i, op->lddx);
+        const float *x = (const float *)op->x.data + place(op, i, op->ldx);
+        const float *dy = (const float *)op->dy.data + place(op, i, op->lddy);
+        float *dx = (float *)op->dx.data + place(op, i, op->lddx);
         input_means(cpu, op, i, means);
         for (size_t j = 0; j < op->cols; j += LISA_CPU_FLOATS) {
             size_t n = lisa__min(LISA_CPU_FLOATS, op->cols - j);
@@ -123,11 +128,17 @@ static void input_piece(const struct lisa__pieces *all, size_t from, size_t to) 
             cpu->vector->norm_input(dx + j, dy + j, x + j, get_stats(op, i), w, means,
                                     op->accumulate, n);
         }
+        if (op->operand.data != NULL)
+            memcpy((float *)op->operand.data + place(op, i, op->lddx), dx, op->cols * sizeof *dx);
     }
 }
 
 lisa_status lisa__cpu_norm_backward(lisa_backend *be, const lisa_norm *op) {
     LISA_TRY(check_norm(be, op));
+    LISA_TRY(lisa__cpu_check_real(be, op->dy.dtype));
+    LISA_TRY(lisa__cpu_check_real(be, op->dx.dtype));
+    if (op->operand.data != NULL)
+        LISA_TRY(lisa__cpu_check_real(be, op->operand.dtype));
     struct lisa__cpu *cpu = lisa__cpu_of(be);
     /* The weights' gradients first: dx may overwrite dy. */
     if (op->dweight != NULL || op->dbias != NULL)
@@ -144,13 +155,14 @@ static void rope_piece(const struct lisa__pieces *all, size_t from, size_t to) {
         const float *cosines = (const float *)op->cos + (size_t)op->position[i] * half;
         const float *sines = (const float *)op->sin + (size_t)op->position[i] * half;
         for (size_t h = 0; h < op->heads; h++) {
-            float *head = (float *)op->x + i * op->ldx + h * op->head_dim;
+            float *head = (float *)op->x.data + i * op->ldx + h * op->head_dim;
             all->cpu->vector->rotate(head, head + half, cosines, sines, sign, half);
         }
     }
 }
 
 lisa_status lisa__cpu_rope(lisa_backend *be, const lisa_rope *op) {
+    LISA_TRY(lisa__cpu_check_real(be, op->x.dtype));
     lisa__cpu_in_pieces(lisa__cpu_of(be), op, op->rows,
                         lisa__cpu_rows((size_t)op->heads * op->head_dim), rope_piece);
     return LISA_OK;

@@ -68,6 +68,9 @@ static inline lisa_typed lisa__typed_at(lisa_typed x, size_t i) {
 lisa_status lisa__cpu_refuse(lisa_backend *be, const char *text);
 lisa_status lisa__cpu_check_dtype(lisa_backend *be, lisa_typed x);
 
+/* LISA_E_INVAL unless it is float's: activations and gradients. */
+lisa_status lisa__cpu_check_real(lisa_backend *be, uint32_t dtype);
+
 /* Calls task(arg, from, to) for [0, n) in pieces of `piece`. */
 struct lisa__pieces {
     struct lisa__cpu *cpu;
@@ -93,6 +96,11 @@ void lisa__cpu_release(lisa_backend *be, void *ptr, uint32_t memory_class, size_
 lisa_status lisa__cpu_copy(lisa_backend *be, void *dst, const void *src, size_t bytes);
 lisa_status lisa__cpu_zero(lisa_backend *be, void *dst, size_t bytes);
 lisa_status lisa__cpu_sync(lisa_backend *be);
+lisa_status lisa__cpu_post(lisa_backend *be, void *host, const void *device, size_t bytes,
+                           uint64_t *ticket);
+lisa_status lisa__cpu_passed(lisa_backend *be, uint64_t ticket, uint32_t *passed);
+lisa_status lisa__cpu_transfer(lisa_backend *be, const lisa_transfer *op);
+lisa_status lisa__cpu_transfer_order(lisa_backend *be, uint32_t slot);
 lisa_status lisa__cpu_convert(lisa_backend *be, lisa_typed dst, lisa_typed src, size_t n);
 lisa_status lisa__cpu_gemm(lisa_backend *be, const lisa_gemm *op);
 lisa_status lisa__cpu_bias_forward(lisa_backend *be, const lisa_bias *op);
@@ -110,8 +118,10 @@ lisa_status lisa__cpu_activation_forward(lisa_backend *be, const lisa_activation
 lisa_status lisa__cpu_activation_backward(lisa_backend *be, const lisa_activation *op);
 lisa_status lisa__cpu_dropout(lisa_backend *be, const lisa_dropout *op);
 lisa_status lisa__cpu_cross_entropy(lisa_backend *be, const lisa_cross_entropy *op);
+lisa_status lisa__cpu_judge(lisa_backend *be, const lisa_judge *op);
 lisa_status lisa__cpu_adamw(lisa_backend *be, const lisa_adamw *op);
 lisa_status lisa__cpu_master(lisa_backend *be, const lisa_master *op);
 lisa_status lisa__cpu_sum_squares(lisa_backend *be, lisa_typed x, size_t n, double *result);
+lisa_status lisa__cpu_sum(lisa_backend *be, const double *x, size_t n, double *result);
 
 #endif

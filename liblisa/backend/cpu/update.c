@@ -1,8 +1,15 @@
 #include "backend/cpu/ops.h"
+#include "backend/judge.h"
 #include "backend/moments.h"
 #include "core/error.h"
 
 #include <math.h>
+
+lisa_status lisa__cpu_judge(lisa_backend *be, const lisa_judge *op) {
+    (void)be;
+    lisa__judge(op, LISA_DTYPE_F32);
+    return LISA_OK;
+}
 
 struct update {
     const lisa_adamw *op;
@@ -12,7 +19,7 @@ struct update {
 /* Combined in double, then used as float, as the reference does. */
 static struct lisa__adamw_factors factors_of(const lisa_adamw *op) {
     return (struct lisa__adamw_factors){
-        .grad_scale = (float)op->grad_scale,
+        .grad_scale = (float)op->control->scale,
         .keep = (float)(1.0 - op->lr * op->weight_decay),
         .beta1 = (float)op->beta1,
         .one_minus_beta1 = (float)(1.0 - op->beta1),
@@ -65,6 +72,8 @@ lisa_status lisa__cpu_adamw(lisa_backend *be, const lisa_adamw *op) {
     LISA_TRY(lisa__cpu_check_dtype(be, op->weight));
     if (op->moments < LISA_MOMENTS_F32 || op->moments > LISA_MOMENTS_8BIT)
         return lisa__cpu_refuse(be, "cpu: adamw's `moments` is no LISA_MOMENTS_*");
+    if (op->control->verdict != LISA_VERDICT_OK)
+        return LISA_OK;
     struct update update = {.op = op, .factors = factors_of(op)};
     lisa__cpu_in_pieces(lisa__cpu_of(be), &update, op->n, LISA_CPU_CHUNK,
                         op->moments == LISA_MOMENTS_F32 ? adamw_piece : adamw_kept_piece);
@@ -179,5 +188,14 @@ lisa_status lisa__cpu_sum_squares(lisa_backend *be, lisa_typed x, size_t n, doub
     lisa__cpu_in_pieces(lisa__cpu_of(be), &op, n, squares.piece, squares_piece);
     for (size_t i = 0; i < lisa__ceil_div(n, squares.piece); i++)
         *result += squares.parts[i];
+    return LISA_OK;
+}
+
+lisa_status lisa__cpu_sum(lisa_backend *be, const double *x, size_t n, double *result) {
+    (void)be;
+    double sum = 0.0;
+    for (size_t i = 0; i < n; i++)
+        sum += x[i];
+    *result += sum;
     return LISA_OK;
 }
