@@ -131,14 +131,6 @@ START_TEST(test_as_dense_in_few_bits) {
 }
 END_TEST
 
-static void assert_unchanged(const rig *r, const double *before, size_t n) {
-    size_t now = 0;
-    double *after = rig_snapshot(r, &now);
-    ck_assert_uint_eq(now, n);
-    ck_assert_mem_eq(before, after, n * sizeof *after);
-    free(after);
-}
-
 /* The first new token of the batch that was too much for 5 rows, alone. */
 static void run_first_refused(rig *r) {
     int32_t tokens[TOKENS];
@@ -169,7 +161,7 @@ START_TEST(test_more_rows_than_there_are) {
     set_batch(&r, 30, 2);
     ck_assert_int_eq(lisa_train_step(r.model, NULL, r.optimizer, r.batch, 1, NULL), LISA_E_BUDGET);
     ck_assert_ptr_nonnull(strstr(lisa_error_last(), "embedding_rows = 6, of which 5 are taken"));
-    assert_unchanged(&r, before, n);
+    rig_assert_unchanged(&r, before, n);
     run_first_refused(&r);
     step(&r);
     run_first_refused(&twin);
@@ -178,6 +170,37 @@ START_TEST(test_more_rows_than_there_are) {
     free(before);
     rig_destroy(&r);
     rig_destroy(&twin);
+}
+END_TEST
+
+/* Yes at the call that the counter reaches. */
+static int32_t at_count(void *user) {
+    uint32_t *left = user;
+    return (*left)-- == 0;
+}
+
+/* Rows that a backward took and that were not updated are free again. */
+START_TEST(test_cancelled_rows) {
+    const struct kind *kind = &KINDS[_i];
+    uint32_t left = 2;
+    rig_spec spec;
+    rig r;
+    spec_of(&spec, kind, 6);
+    spec.context.interrupt = at_count;
+    spec.context.interrupt_user = &left;
+    rig_make(&r, &spec);
+    for (int32_t first = 0; first < 12; first += 6) {
+        int32_t tokens[TOKENS];
+        for (int32_t i = 0; i < TOKENS; i++)
+            tokens[i] = first + i % 6;
+        OK(lisa_batch_set(r.batch, tokens, NULL, 2, TOKENS / 2));
+        left = UINT32_MAX;
+        OK(lisa_forward(r.model, r.batch, NULL));
+        left = first == 0 ? 0 : UINT32_MAX;
+        ck_assert_int_eq(lisa_backward(r.model, r.batch), first == 0 ? LISA_E_CANCELLED : LISA_OK);
+    }
+    step(&r);
+    rig_destroy(&r);
 }
 END_TEST
 
@@ -264,6 +287,7 @@ static Suite *make_suite(void) {
     tcase_add_loop_test(tcase, test_as_dense, 0, N_KINDS);
     tcase_add_loop_test(tcase, test_as_dense_in_few_bits, 0, 2);
     tcase_add_loop_test(tcase, test_more_rows_than_there_are, 0, N_KINDS);
+    tcase_add_loop_test(tcase, test_cancelled_rows, 0, N_KINDS);
     tcase_add_loop_test(tcase, test_write, 0, N_KINDS);
     tcase_add_test(tcase, test_gradients_stay_here);
     tcase_add_test(tcase, test_refusals);

@@ -144,6 +144,14 @@ double *rig_snapshot(const rig *r, size_t *n) {
     return all;
 }
 
+void rig_assert_unchanged(const rig *r, const double *before, size_t n) {
+    size_t now = 0;
+    double *after = rig_snapshot(r, &now);
+    ck_assert_uint_eq(now, n);
+    ck_assert_mem_eq(before, after, n * sizeof *after);
+    free(after);
+}
+
 void rig_assert_same_weights(const rig *a, const rig *b, const char *what) {
     ck_assert_uint_eq(a->n_tensors, b->n_tensors);
     for (uint32_t i = 0; i < a->n_tensors; i++) {

@@ -59,6 +59,9 @@ double *rig_read_gradient(const rig *r, uint32_t index);
 /* All weights, one tensor after the other, and their number; free() them. */
 double *rig_snapshot(const rig *r, size_t *n);
 
+/* Fails unless all weights are those of a snapshot. */
+void rig_assert_unchanged(const rig *r, const double *before, size_t n);
+
 /* Fails unless every weight of both models has the same bits. */
 void rig_assert_same_weights(const rig *a, const rig *b, const char *what);
 

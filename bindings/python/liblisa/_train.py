@@ -227,6 +227,8 @@ class Optimizer(Handle):
         moments_*: "f32" (default), "bf16" or "8bit", by class of groups.
         lr_factor_*: multiply lr for a class of groups.
         warmup_steps: every new state's first steps, over which its lr rises to its full height.
+        update_in_backward: each tensor is updated as soon as its gradient is whole.
+        embedding_rows: rows of an untied embedding that may train; 0 (default): all.
         """
         self.model = model
         self.adapter = model.adapter

@@ -61,8 +61,8 @@ struct lisa__vector {
     float (*maximum)(const float *x, size_t n);
     /* The sum of exp(x - shift). */
     float (*sum_exp)(const float *x, float shift, size_t n);
-    /* x = factor exp(x - shift); returns the new sum. */
-    float (*exponentiate)(float *x, float shift, float factor, size_t n);
+    /* x = factor exp(x - shift). */
+    void (*exponentiate)(float *x, float shift, float factor, size_t n);
 
     /* On the columns of a matrix of rows x n, n a multiple of 16 and every column by itself.
      * most: the larger of it and the column's largest. */
