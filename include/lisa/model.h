@@ -78,12 +78,16 @@ typedef struct lisa_model lisa_model;
 #define LISA_LOAD_MAP 1  /* frozen weights stay file pages; see docs/errors.md on truncation */
 #define LISA_LOAD_COPY 2 /* every weight is read into memory; the files may change afterwards */
 
+#define LISA_WEIGHTS_AUTO 0     /* STREAMED where a device's memory_limit is less than twice them */
+#define LISA_WEIGHTS_RESIDENT 1 /* all of them in the backend's memory */
+#define LISA_WEIGHTS_STREAMED 2 /* frozen layers in host memory: they come when they are used */
+
 typedef struct lisa_model_options {
     size_t struct_size;
     const char *scratch_dir; /* non-NULL: trained layers go to an unlinked file there */
     uint64_t seed;           /* create(): of the random weights */
     uint32_t load;           /* LISA_LOAD_*; default MAP */
-    uint32_t reserved;
+    uint32_t weights;        /* LISA_WEIGHTS_*; default AUTO */
 } lisa_model_options;
 
 LISA_API lisa_status lisa_model_options_init(lisa_model_options *options, size_t struct_size);

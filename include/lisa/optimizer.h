@@ -53,15 +53,16 @@ typedef struct lisa_optimizer_options {
     double lr_factor_head; /* and of the final norm */
     /* 1: lisa_backward updates each tensor as soon as its gradient is whole, so that no more of
      * them than one linear map's exist at a time (and a tied embedding's). One backward for each
-     * lisa_optimizer_step, which then only counts the step; the lr is the one at backward. Not with max_grad_norm or an adapter.
-     * Weights come out bit for bit as without it. A gradient that is not finite may be found after
-     * other tensors were updated, which the text says. No interrupt is polled between updates. */
+     * lisa_optimizer_step, which then only counts the step; the lr is the one at backward. Not with
+     * max_grad_norm or an adapter. Weights come out bit for bit as without it. A gradient that is
+     * not finite may be found after other tensors were updated, which the text says. No interrupt
+     * is polled between updates. */
     uint32_t update_in_backward;
     /* Rows of the embedding that may train, default 0: all. Above 0 gradient, moments and low bits
      * are held for so many rows alone: a row takes one when a batch first has its token, and is
      * updated in every step from then on. A row without a token has no gradient and no update, so
-     * the weights come out as with all rows (docs/lisa.md has three exceptions). A backward whose batch needs more is LISA_E_BUDGET and
-     * changes nothing. Not with a tied head or an adapter. */
+     * the weights come out as with all rows (docs/lisa.md has three exceptions). A backward whose
+     * batch needs more is LISA_E_BUDGET and changes nothing. Not with a tied head or an adapter. */
     uint32_t embedding_rows;
 } lisa_optimizer_options;
 
@@ -107,10 +108,10 @@ typedef struct lisa_step_stats {
 /* Updates the active groups from the window's gradients, then clears them. stats may be NULL, else
  * its struct_size must be set. Without stats a backend with memory of its own is not waited for: an
  * update that failed is told by the first of the following calls that finds it, which then does
- * nothing else; no update after it was made, and no step counted. LISA_E_STATE without a backward; LISA_E_NONFINITE names the first
- * bad tensor (or the norm, where its square alone is not finite), leaves weights and moments as
- * they were and voids the window; LISA_E_CANCELLED leaves
- * the window too, so that the step can be tried again. */
+ * nothing else; no update after it was made, and no step counted. LISA_E_STATE without a backward;
+ * LISA_E_NONFINITE names the first bad tensor (or the norm, where its square alone is not finite),
+ * leaves weights and moments as they were and voids the window; LISA_E_CANCELLED leaves the window
+ * too, so that the step can be tried again. */
 LISA_API lisa_status lisa_optimizer_step(lisa_optimizer *optimizer, lisa_step_stats *stats);
 
 /* Forgets the window: gradients cleared, nothing else. LISA_E_STATE where update_in_backward has

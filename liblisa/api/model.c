@@ -49,6 +49,9 @@ lisa_status lisa__model_options_read(lisa_model_options *own, const lisa_model_o
         return lisa__fail(LISA_E_INVAL,
                           "lisa_model_options.load: %u, expected LISA_LOAD_MAP or LISA_LOAD_COPY",
                           own->load);
+    if (own->weights > LISA_WEIGHTS_STREAMED)
+        return lisa__fail(LISA_E_INVAL, "lisa_model_options.weights: %u, expected a LISA_WEIGHTS_*",
+                          own->weights);
     return LISA_OK;
 }
 

@@ -1,6 +1,7 @@
 #include "model/fill.h"
 
 #include "core/dtype.h"
+#include "model/stream.h"
 #include "sampler/philox.h"
 
 #include <math.h>
@@ -23,25 +24,31 @@ static uint64_t chunk_of(uint64_t begin, uint64_t end) {
     return end - begin < CHUNK ? end - begin : CHUNK;
 }
 
-/* Two staging buffers, one for each side of a conversion. */
+/* Two staging buffers, one for each side of a conversion; `device` instead of b where the
+ * conversion is made there. */
 struct staging {
     lisa_context *context;
-    void *a, *b;
+    void *a, *b, *device;
 };
 
 static void staging_end(struct staging *s) {
+    lisa_backend *be = s->context->be;
     lisa__release(s->context, LISA_MEM_STAGING, s->a, STAGING_BYTES);
     lisa__release(s->context, LISA_MEM_STAGING, s->b, STAGING_BYTES);
+    if (s->device != NULL)
+        be->ops->release(be, s->device, LISA_MEM_STAGING, STAGING_BYTES);
 }
 
-static lisa_status staging_begin(struct staging *s, lisa_context *context) {
-    lisa_status status = LISA_OK;
-    s->context = context;
-    s->b = NULL;
+static lisa_status staging_begin(struct staging *s, lisa_context *context, int on_device) {
+    lisa_backend *be = context->be;
+    lisa_status status;
+    *s = (struct staging){.context = context};
     s->a = lisa__alloc(context, LISA_MEM_STAGING, STAGING_BYTES, &status);
-    if (s->a != NULL)
+    if (status == LISA_OK && on_device)
+        status = be->ops->alloc(be, &s->device, LISA_MEM_STAGING, STAGING_BYTES);
+    else if (status == LISA_OK)
         s->b = lisa__alloc(context, LISA_MEM_STAGING, STAGING_BYTES, &status);
-    if (s->b == NULL)
+    if (status != LISA_OK)
         staging_end(s);
     return status;
 }
@@ -66,7 +73,7 @@ static lisa_status fill_from_file(lisa_model *model, uint32_t index, const struc
 
 lisa_status lisa__fill_from_file(lisa_model *model, uint32_t index) {
     struct staging s;
-    LISA_TRY(staging_begin(&s, model->context));
+    LISA_TRY(staging_begin(&s, model->context, 0));
     const lisa_status status = fill_from_file(model, index, &s);
     staging_end(&s);
     return status;
@@ -115,7 +122,7 @@ lisa_status lisa__fill_random(lisa_model *model, uint32_t index, uint64_t seed) 
     const struct lisa__tensor *t = &model->base.tensors[index];
     const uint64_t n = model->base.descs[index].n_elements;
     struct staging s;
-    LISA_TRY(staging_begin(&s, model->context));
+    LISA_TRY(staging_begin(&s, model->context, 0));
     lisa_status status = LISA_OK;
     for (uint64_t at = 0; at < n && status == LISA_OK; at += CHUNK) {
         const uint64_t count = chunk_of(at, n);
@@ -175,13 +182,13 @@ static lisa_status write_masters(lisa_model *model, const struct lisa__tensor *t
                                  void *low, uint64_t count, const void *data, uint32_t dtype,
                                  const struct staging *s) {
     convert(s->a, LISA_DTYPE_F32, data, dtype, count);
-    LISA_TRY(model->be->ops->upload(model->be, s->b, s->a, count * sizeof(float)));
+    LISA_TRY(model->be->ops->upload(model->be, s->device, s->a, count * sizeof(float)));
     const lisa_master op = {
         .what = LISA_MASTER_WRITE,
         .n = count,
         .weight = {element_at(&t->value, at), t->value.dtype},
         .low = low,
-        .values = s->b,
+        .values = s->device,
     };
     return model->be->ops->master(model->be, &op);
 }
@@ -231,7 +238,20 @@ lisa_status lisa__reserve_group(lisa_model *model, uint32_t group) {
     const uint32_t part = group == 0                        ? LISA__PART_EMBEDDING
                           : group <= model->config.n_layers ? LISA__PART_LAYERS
                                                             : LISA__PART_HEAD;
+    /* Streamed layers are private to begin with. */
+    if (part == LISA__PART_LAYERS && model->stream.is_on)
+        return LISA_OK;
     return lisa__model_reserve(model, part);
+}
+
+lisa_status lisa__make_writable(lisa_model *model, uint32_t group) {
+    LISA_TRY(lisa__reserve_group(model, group));
+    if (!model->stream.is_on)
+        return lisa__model_own_group(model, group);
+    /* Streamed layers are written where they lie. */
+    lisa__stream_forget(model);
+    return group == 0 || group > model->config.n_layers ? lisa__model_own_group(model, group)
+                                                        : LISA_OK;
 }
 
 lisa_status lisa__tensor_put(lisa_model *model, uint32_t index, const void *data, uint32_t dtype) {
@@ -240,10 +260,8 @@ lisa_status lisa__tensor_put(lisa_model *model, uint32_t index, const void *data
     struct staging s;
     LISA_TRY(lisa__model_check(model));
     LISA_TRY(check_finite(d->name, d->dtype, n, data, dtype));
-    LISA_TRY(staging_begin(&s, model->context));
-    lisa_status status = lisa__reserve_group(model, d->group);
-    if (status == LISA_OK)
-        status = lisa__model_own_group(model, d->group);
+    LISA_TRY(staging_begin(&s, model->context, 1));
+    lisa_status status = lisa__make_writable(model, d->group);
     for (uint64_t at = 0; at < n && status == LISA_OK; at += CHUNK)
         status = put_chunk(model, index, at, chunk_of(at, n),
                            (const unsigned char *)data + at * lisa__dtype_size(dtype), dtype, &s);
@@ -282,7 +300,7 @@ static void uniform_chunk(double *out, uint64_t at, uint64_t count, double bound
 lisa_status lisa__fill_uniform(lisa_model *model, const lisa_typed *value, uint64_t n, double bound,
                                uint64_t seed, uint64_t stream) {
     struct staging s;
-    LISA_TRY(staging_begin(&s, model->context));
+    LISA_TRY(staging_begin(&s, model->context, 0));
     lisa_status status = LISA_OK;
     for (uint64_t at = 0; at < n && status == LISA_OK; at += CHUNK) {
         const uint64_t count = chunk_of(at, n);

@@ -29,6 +29,9 @@ lisa_status lisa__typed_get_staged(lisa_model *model, const lisa_typed *value, u
 /* Private memory for the group's part, where it has none yet: what lisa__model_own_group wants. */
 lisa_status lisa__reserve_group(lisa_model *model, uint32_t group);
 
+/* The group's weights may be written where they lie. */
+lisa_status lisa__make_writable(lisa_model *model, uint32_t group);
+
 /* n values of the backend's real type to the host as F32 or F64. */
 lisa_status lisa__download_real(lisa_model *model, const void *from, uint64_t n, void *out,
                                 uint32_t dtype);

@@ -142,7 +142,7 @@ static lisa_status make_writable(const lisa_adapter *adapter) {
     const lisa_status status = each_group(adapter, lisa__reserve_group);
     if (status != LISA_OK)
         lisa__model_unreserve(model, before);
-    return status == LISA_OK ? each_group(adapter, lisa__model_own_group) : status;
+    return status == LISA_OK ? each_group(adapter, lisa__make_writable) : status;
 }
 
 /* Everything that can fail is done before the first weight changes. */

@@ -4,6 +4,7 @@
 #include "formats/hf_config.h"
 #include "model/adapter.h"
 #include "model/fill.h"
+#include "model/stream.h"
 #include "plan/state.h"
 
 #include <math.h>
@@ -72,11 +73,16 @@ static lisa_status model_begin(lisa_model **out, lisa_context *context,
     return LISA_OK;
 }
 
+static int is_layer(const lisa_model *model, uint32_t group) {
+    return group != 0 && group != model->config.n_layers + 1;
+}
+
 /* Memory for every tensor that is not in place already. */
 static void layout_loaded(struct lisa__layout *layout, lisa_model *model) {
     for (uint32_t i = 0; i < model->base.n; i++) {
         struct lisa__tensor_desc *d = &model->base.descs[i];
-        if (d->mapped)
+        const int streamed = model->stream.is_on && is_layer(model, d->group);
+        if (d->mapped || streamed)
             continue;
         model->base.tensors[i].value = (lisa_typed){
             .data = lisa__take(layout, LISA_MEM_WEIGHTS_PRIVATE, d->n_elements,
@@ -204,12 +210,30 @@ static lisa_status set_kinds(lisa_model *model) {
     return check_kinds(model);
 }
 
+/* The tensor no longer lies in the mapping. */
+static void unmap(const lisa_model *model, struct lisa__tensor_desc *d) {
+    if (d->mapped)
+        lisa__unaccount(model->context, LISA_MEM_WEIGHTS_MAPPED, held_bytes(d));
+    d->mapped = 0;
+}
+
+static lisa_status begin_stream(lisa_model *model, const lisa_model_options *options) {
+    const uint64_t limit = model->context->options.memory_limit;
+    if (!lisa__is_streamed(options, model->be->ops, model->base.descs, model->base.n, limit))
+        return LISA_OK;
+    for (uint32_t i = 0; i < model->base.n; i++)
+        if (is_layer(model, model->base.descs[i].group))
+            unmap(model, &model->base.descs[i]);
+    return lisa__stream_begin(model);
+}
+
 static lisa_status open_into(lisa_model *model, const lisa_model_options *options) {
     LISA_TRY(lisa__weights_open(&model->files, model->context, model->directory,
                                 options->load != LISA_LOAD_COPY));
     LISA_TRY(bind_sources(model));
     LISA_TRY(set_kinds(model));
     report_unused(model);
+    LISA_TRY(begin_stream(model, options));
     LISA_TRY(alloc_loaded(model));
     for (uint32_t i = 0; i < model->base.n; i++)
         if (!model->base.descs[i].mapped)
@@ -241,15 +265,16 @@ lisa_status lisa__model_open(lisa_model **out, lisa_context *context, const char
     return LISA_OK;
 }
 
-static lisa_status create_into(lisa_model *model, uint64_t seed) {
+static lisa_status create_into(lisa_model *model, const lisa_model_options *options) {
     for (uint32_t i = 0; i < model->base.n; i++) {
         model->base.tensors[i].file_dtype = model->config.weights_dtype;
         model->base.descs[i].dtype = lisa__held_dtype(model->be->ops, model->config.weights_dtype);
     }
     LISA_TRY(set_kinds(model));
+    LISA_TRY(begin_stream(model, options));
     LISA_TRY(alloc_loaded(model));
     for (uint32_t i = 0; i < model->base.n; i++)
-        LISA_TRY(lisa__fill_random(model, i, seed));
+        LISA_TRY(lisa__fill_random(model, i, options->seed));
     return LISA_OK;
 }
 
@@ -260,20 +285,13 @@ lisa_status lisa__model_create(lisa_model **out, lisa_context *context,
     lisa_model *model = NULL;
     lisa_status status = model_begin(&model, context, &config, options, NULL);
     if (status == LISA_OK)
-        status = create_into(model, options->seed);
+        status = create_into(model, options);
     if (status != LISA_OK) {
         lisa__model_release(model);
         return status;
     }
     *out = model;
     return LISA_OK;
-}
-
-/* The tensor no longer lies in the mapping. */
-static void unmap(const lisa_model *model, struct lisa__tensor_desc *d) {
-    if (d->mapped)
-        lisa__unaccount(model->context, LISA_MEM_WEIGHTS_MAPPED, held_bytes(d));
-    d->mapped = 0;
 }
 
 lisa_model *lisa__model_retain(lisa_model *model) {
@@ -288,6 +306,8 @@ void lisa__model_release(lisa_model *model) {
     for (uint32_t p = 0; p < LISA__PARTS; p++)
         lisa__layout_free(&model->homes[p], context);
     lisa__scratch_destroy(&model->scratch, context);
+    if (model->stream.is_on)
+        lisa__stream_end(model);
     lisa__layout_free(&model->loaded, context);
     for (uint32_t i = 0; model->base.descs != NULL && i < model->base.n; i++)
         unmap(model, &model->base.descs[i]);
@@ -401,7 +421,18 @@ static lisa_status own(lisa_model *model, uint32_t index) {
     return LISA_OK;
 }
 
+lisa_status lisa__model_reserve_layers(lisa_model *model, uint32_t n_active) {
+    return model->stream.is_on ? lisa__stream_reserve(model, n_active)
+                               : lisa__model_reserve(model, LISA__PART_LAYERS);
+}
+
+lisa_status lisa__model_disown_group(lisa_model *model, uint32_t group) {
+    return is_layer(model, group) ? lisa__stream_disown(model, group - 1) : LISA_OK;
+}
+
 lisa_status lisa__model_own_group(lisa_model *model, uint32_t group) {
+    if (model->stream.is_on && is_layer(model, group))
+        return lisa__stream_own(model, group - 1);
     for (uint32_t i = 0; i < model->base.n; i++)
         if (model->base.descs[i].group == group)
             LISA_TRY(own(model, i));

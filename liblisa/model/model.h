@@ -35,6 +35,18 @@ struct lisa__parameters {
     uint32_t n;
 };
 
+/* See stream.h. */
+struct lisa__stream {
+    struct lisa__layout memory, slots_memory;
+    unsigned char *host, *buffers, *slots;
+    uint64_t layer_bytes;
+    uint32_t n_slots;
+    int32_t *slot_of;                    /* [L]: the slot of a layer that trains, else -1 */
+    uint32_t held[LISA__STREAM_BUFFERS]; /* the layer in each buffer, or UINT32_MAX */
+    uint32_t turn;                       /* the buffer that was entered longer ago */
+    uint32_t is_on;
+};
+
 struct lisa_adapter;
 
 /* Where it is set, backward tells of every tensor whose gradient is whole and whose value it needs
@@ -60,6 +72,7 @@ struct lisa_model {
     struct lisa__layout loaded; /* tensors that never were in a mapping, and `number` */
     double *number;             /* on the device: a sum that is read at once */
     struct lisa__layout homes[LISA__PARTS];
+    struct lisa__stream stream;
     struct lisa__scratch scratch;
     uint32_t reserved[LISA__PARTS];
     struct lisa_optimizer *optimizer; /* the bound one; opaque here */
@@ -82,12 +95,18 @@ lisa_status lisa__model_check(const lisa_model *model);
 /* Reserves private memory (or the scratch file) for a part's mapped tensors. Idempotent. */
 lisa_status lisa__model_reserve(lisa_model *model, uint32_t part);
 
+/* What n_active layers that train need, whichever way their weights are held. */
+lisa_status lisa__model_reserve_layers(lisa_model *model, uint32_t n_active);
+
 /* Gives back what was reserved since model->reserved was `before`, unless a tensor has moved there.
  */
 void lisa__model_unreserve(lisa_model *model, const uint32_t before[LISA__PARTS]);
 
 /* Moves a group's tensors into their reserved memory. Cannot run out of memory. */
 lisa_status lisa__model_own_group(lisa_model *model, uint32_t group);
+
+/* The group trains no more: streamed weights go back to the host. */
+lisa_status lisa__model_disown_group(lisa_model *model, uint32_t group);
 
 /* Tensor of a role in a layer, or of the model where the role is none of a block's (layer ignored).
  * NULL where the description has none. */

@@ -1,4 +1,5 @@
 #include "model/run.h"
+#include "model/stream.h"
 
 static lisa_embed embed_op(const struct lisa__run *run, uint32_t role) {
     const lisa_model_config *c = &run->model->config;
@@ -54,7 +55,9 @@ lisa_status lisa__trunk_forward(const struct lisa__run *run) {
     LISA_TRY(embed_forward(run, LISA__POSITION_W));
     for (uint32_t layer = 0; layer < run->model->config.n_layers; layer++) {
         LISA_TRY(lisa__poll(run->model->context));
+        LISA_TRY(lisa__layer_enter(run->model, layer, layer + 1));
         LISA_TRY(lisa__block_forward(run, layer, 0));
+        LISA_TRY(lisa__layer_leave(run->model, layer));
     }
     return LISA_OK;
 }
@@ -69,7 +72,9 @@ lisa_status lisa__trunk_backward(const struct lisa__run *run) {
         /* Not between updates. */
         if (run->model->sink.take == NULL)
             LISA_TRY(lisa__poll(run->model->context));
+        LISA_TRY(lisa__layer_enter(run->model, layer, layer > 0 ? layer - 1 : n_layers));
         LISA_TRY(lisa__block_backward(run, layer));
+        LISA_TRY(lisa__layer_leave(run->model, layer));
     }
     if (lowest != 0)
         return LISA_OK;

@@ -104,7 +104,7 @@ static lisa_status reserve_weights(lisa_optimizer *o) {
     if (o->adapter != NULL)
         return LISA_OK;
     if (o->max_active != 0)
-        LISA_TRY(lisa__model_reserve(o->model, LISA__PART_LAYERS));
+        LISA_TRY(lisa__model_reserve_layers(o->model, o->max_active));
     if (o->options.train_embedding)
         LISA_TRY(lisa__model_reserve(o->model, LISA__PART_EMBEDDING));
     if (o->options.train_head)
@@ -220,6 +220,13 @@ static void unlend(const struct lisa__parameters *trained) {
     }
 }
 
+/* Weights that trained go back to where frozen ones lie. */
+static lisa_status disown_all(lisa_optimizer *o) {
+    for (uint32_t g = 0; o->adapter == NULL && o->groups != NULL && g < o->n_layers + 2; g++)
+        LISA_TRY(lisa__model_disown_group(o->model, g));
+    return LISA_OK;
+}
+
 void lisa__optimizer_destroy(lisa_optimizer *o) {
     if (o == NULL)
         return;
@@ -227,6 +234,7 @@ void lisa__optimizer_destroy(lisa_optimizer *o) {
     lisa_context *context = model->context;
     if (model->optimizer == o) {
         unlend(o->trained);
+        (void)disown_all(o);
         model->optimizer = NULL;
         model->sink = (struct lisa__gradient_sink){NULL, NULL};
     }

@@ -93,19 +93,26 @@ static lisa_status drop_state(lisa_optimizer *o, uint32_t group) {
     return LISA_OK;
 }
 
-static lisa_status leave(lisa_optimizer *o, uint32_t group) {
+static lisa_status leave_slot(lisa_optimizer *o, uint32_t group) {
     struct lisa__group *g = &o->groups[group];
-    g->active = 0;
-    if (!is_layer(o, group) || o->options.state_policy == LISA_STATE_KEEP)
-        return LISA_OK;
-    if (o->options.state_policy == LISA_STATE_OFFLOAD) {
+    if (o->options.state_policy == LISA_STATE_OFFLOAD)
         LISA_TRY(copy_state(o, away_at(o, group), lisa__group_state(o, group), 1));
-    } else {
+    else
         LISA_TRY(drop_state(o, group));
-    }
     o->slot_taken[g->slot] = 0;
     g->slot = -1;
     return LISA_OK;
+}
+
+static lisa_status leave(lisa_optimizer *o, uint32_t group) {
+    struct lisa__group *g = &o->groups[group];
+    g->active = 0;
+    if (!is_layer(o, group))
+        return LISA_OK;
+    if (o->options.state_policy != LISA_STATE_KEEP)
+        LISA_TRY(leave_slot(o, group));
+    /* After the last rounding of its weights. */
+    return o->adapter == NULL ? lisa__model_disown_group(o->model, group) : LISA_OK;
 }
 
 /* A slot for a layer: its own under KEEP, else the first that is free. */

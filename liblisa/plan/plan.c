@@ -18,6 +18,8 @@ struct planner {
     uint32_t n_tensors;
     const struct lisa__tensor_desc *trained; /* the weights, or the adapter's tensors */
     uint32_t n_trained;
+    int streamed;         /* frozen layers are in host memory */
+    uint64_t layer_bytes; /* of one, streamed */
     uint64_t bytes[LISA_MEM_CLASSES];
 };
 
@@ -50,16 +52,24 @@ static lisa_status plan_weights(struct planner *p) {
     const int mapped = p->plan->model.load == LISA_LOAD_MAP && held == file &&
                        (p->ops->flags & LISA_BACKEND_HOST_MEMORY) != 0;
     struct lisa__layout layout;
+    void *unused[2];
     memset(&layout, 0, sizeof layout);
-    for (uint32_t i = 0; i < p->n_tensors; i++) {
+    for (uint32_t i = 0; i < p->n_tensors; i++)
         p->descs[i].dtype = held;
-        p->descs[i].mapped = (uint32_t)mapped;
-        const uint64_t n = p->descs[i].n_elements;
-        if (mapped)
-            p->bytes[LISA_MEM_WEIGHTS_MAPPED] += n * lisa__dtype_size(held);
-        else
-            lisa__take(&layout, LISA_MEM_WEIGHTS_PRIVATE, n, lisa__dtype_size(held));
+    p->streamed = lisa__is_streamed(&p->plan->model, p->ops, p->descs, p->n_tensors,
+                                    p->plan->context.memory_limit);
+    for (uint32_t i = 0; i < p->n_tensors; i++) {
+        struct lisa__tensor_desc *d = &p->descs[i];
+        const int is_layer = d->group != 0 && d->group != p->plan->config.n_layers + 1;
+        d->mapped = mapped && !(p->streamed && is_layer);
+        if (d->mapped)
+            p->bytes[LISA_MEM_WEIGHTS_MAPPED] += d->n_elements * lisa__dtype_size(held);
+        else if (!(p->streamed && is_layer))
+            lisa__take(&layout, LISA_MEM_WEIGHTS_PRIVATE, d->n_elements, lisa__dtype_size(held));
     }
+    if (p->streamed)
+        p->layer_bytes = lisa__stream_layout(&layout, p->descs, p->n_tensors,
+                                             p->plan->config.n_layers, &unused[0], &unused[1]);
     (void)lisa__take_number(&layout);
     return add(p, &layout);
 }
@@ -101,7 +111,9 @@ static uint64_t trained_elements(const struct planner *p, const struct lisa__sta
 
 /* Private copies of the weights that may train. */
 static lisa_status plan_all_homes(struct planner *p, const struct lisa__state_shape *shape) {
-    if (shape->max_active != 0)
+    if (p->streamed)
+        p->bytes[LISA_MEM_WEIGHTS_PRIVATE] += shape->max_active * p->layer_bytes;
+    else if (shape->max_active != 0)
         LISA_TRY(plan_homes(p, LISA__PART_LAYERS));
     if (shape->train_embedding)
         LISA_TRY(plan_homes(p, LISA__PART_EMBEDDING));

@@ -246,6 +246,30 @@ uint32_t lisa__held_dtype(const lisa_backend_ops *ops, uint32_t file_dtype) {
     return file_dtype == LISA_DTYPE_F64 ? LISA_DTYPE_F32 : file_dtype;
 }
 
+uint64_t lisa__streamed_bytes(const struct lisa__tensor_desc *d) {
+    return round_up(d->n_elements * lisa__dtype_size(d->dtype), LISA__ALIGN);
+}
+
+uint64_t lisa__stream_layout(struct lisa__layout *layout, const struct lisa__tensor_desc *tensors,
+                             uint32_t n_tensors, uint32_t n_layers, void **host, void **buffers) {
+    uint64_t bytes = 0;
+    for (uint32_t i = 0; i < n_tensors; i++)
+        bytes += tensors[i].group == 1 ? lisa__streamed_bytes(&tensors[i]) : 0;
+    *host = lisa__take(layout, LISA_MEM_HOST, n_layers, bytes);
+    *buffers = lisa__take(layout, LISA_MEM_WEIGHTS_PRIVATE, LISA__STREAM_BUFFERS, bytes);
+    return bytes;
+}
+
+int lisa__is_streamed(const lisa_model_options *options, const lisa_backend_ops *ops,
+                      const struct lisa__tensor_desc *tensors, uint32_t n_tensors, uint64_t limit) {
+    uint64_t bytes = 0;
+    for (uint32_t i = 0; i < n_tensors; i++)
+        bytes += lisa__streamed_bytes(&tensors[i]);
+    if (options->weights != LISA_WEIGHTS_AUTO)
+        return options->weights == LISA_WEIGHTS_STREAMED;
+    return limit != 0 && bytes > limit / 2 && (ops->flags & LISA_BACKEND_HOST_MEMORY) == 0;
+}
+
 double *lisa__take_number(struct lisa__layout *layout) {
     return lisa__take(layout, LISA_MEM_WORKSPACE, 1, sizeof(double));
 }

@@ -120,6 +120,21 @@ void lisa__homes_layout(struct lisa__layout *layout, void **homes,
 /* The in-memory type of a weight that a file holds as file_dtype. */
 uint32_t lisa__held_dtype(const lisa_backend_ops *ops, uint32_t file_dtype);
 
+/* Layers of a model whose weights are streamed: all of them in host memory, and buffers for
+ * LISA__STREAM_BUFFERS on the device. Returns the bytes of one layer, which are the same for all.
+ */
+#define LISA__STREAM_BUFFERS 2
+uint64_t lisa__stream_layout(struct lisa__layout *layout, const struct lisa__tensor_desc *tensors,
+                             uint32_t n_tensors, uint32_t n_layers, void **host, void **buffers);
+
+/* Of one tensor in it, to a multiple of 64. */
+uint64_t lisa__streamed_bytes(const struct lisa__tensor_desc *desc);
+
+/* Whether weights are streamed: where a host asks for it, or where they would take more than half
+ * of the limit on a backend that has memory of its own. */
+int lisa__is_streamed(const lisa_model_options *options, const lisa_backend_ops *ops,
+                      const struct lisa__tensor_desc *tensors, uint32_t n_tensors, uint64_t limit);
+
 /* A double on the device that belongs to a model. */
 double *lisa__take_number(struct lisa__layout *layout);
 

@@ -18,6 +18,7 @@ from ._choices import (
     SamplerKind,
     StatePolicy,
     Target,
+    Weights,
 )
 from ._config import ModelConfig
 from ._context import MEMORY_CLASSES, Context, MemoryUse
@@ -98,6 +99,7 @@ __all__ = [
     "Target",
     "TensorInfo",
     "Unsupported",
+    "Weights",
     "__version__",
     "backward",
     "forward",

@@ -66,6 +66,14 @@ class Load(IntEnum):
     COPY = _ffi.LISA_LOAD_COPY
 
 
+class Weights(IntEnum):
+    """Where the weights of frozen layers are, on a backend with memory of its own."""
+
+    AUTO = _ffi.LISA_WEIGHTS_AUTO
+    RESIDENT = _ffi.LISA_WEIGHTS_RESIDENT
+    STREAMED = _ffi.LISA_WEIGHTS_STREAMED
+
+
 class Target(IntFlag):
     """Linear maps that an adapter stands beside."""
 

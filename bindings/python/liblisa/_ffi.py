@@ -176,6 +176,9 @@ LISA_ROPE_LLAMA3 = 3
 
 LISA_LOAD_MAP = 1
 LISA_LOAD_COPY = 2
+LISA_WEIGHTS_AUTO = 0
+LISA_WEIGHTS_RESIDENT = 1
+LISA_WEIGHTS_STREAMED = 2
 
 
 class lisa_model_config(Structure):
@@ -221,7 +224,7 @@ class lisa_model_options(Structure):
         ("scratch_dir", c_char_p),
         ("seed", c_uint64),
         ("load", c_uint32),
-        ("reserved", c_uint32),
+        ("weights", c_uint32),
     ]
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Callable, List, NamedTuple, Optional, Uni
 
 from . import _ffi
 from ._buffers import c_array, float_output, new_array
-from ._choices import DType, Load, parse
+from ._choices import DType, Load, Weights, parse
 from ._config import ModelConfig, config_from_c, config_to_c
 from ._context import Context
 from ._handles import Host
@@ -35,12 +35,14 @@ def model_options(
     load: Union[Load, int, str, None] = None,
     scratch_dir: Optional[PathLike] = None,
     seed: Optional[int] = None,
+    weights: Union[Weights, int, str, None] = None,
 ) -> _ffi.lisa_model_options:
     """The C options of Model.open and Model.create."""
     values = {
         "load": None if load is None else parse(Load, load),
         "scratch_dir": None if scratch_dir is None else path_bytes(scratch_dir, "scratch_dir"),
         "seed": seed,
+        "weights": None if weights is None else parse(Weights, weights),
     }
     return make(_ffi.lisa_model_options, _ffi.lisa_model_options_init, values)
 
@@ -86,13 +88,15 @@ class Model(TensorHandle):
         *,
         load: Union[Load, int, str, None] = None,
         scratch_dir: Optional[PathLike] = None,
+        weights: Union[Weights, int, str, None] = None,
     ) -> Model:
         """Opens a Hugging Face directory: config.json with model.safetensors or its shards.
 
         load: "map" (default; frozen weights stay file pages) or "copy".
         scratch_dir: trained layers go to an unlinked file there.
+        weights: "auto" (default), "resident", or "streamed": frozen layers are in host memory.
         """
-        options = model_options(load=load, scratch_dir=scratch_dir)
+        options = model_options(load=load, scratch_dir=scratch_dir, weights=weights)
         path = path_bytes(directory, "directory")
         return cls(context, _ffi.lisa_model_open, path, ctypes.byref(options))
 
@@ -104,9 +108,10 @@ class Model(TensorHandle):
         *,
         seed: Optional[int] = None,
         scratch_dir: Optional[PathLike] = None,
+        weights: Union[Weights, int, str, None] = None,
     ) -> Model:
         """Makes a model from a description, with random weights that depend on the seed alone."""
-        options = model_options(scratch_dir=scratch_dir, seed=seed)
+        options = model_options(scratch_dir=scratch_dir, seed=seed, weights=weights)
         struct = config_to_c(config)
         return cls(context, _ffi.lisa_model_create, ctypes.byref(struct), ctypes.byref(options))
 
