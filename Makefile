@@ -85,7 +85,7 @@ third := $(if $(filter 1,$(SYSTEM_LIBS)),,$(B)/third/jansson.o)
 third += $(if $(filter private,$(BLAS)),$(if $(BLAS_ARCHIVE),$(B)/third/blas.o))
 third := $(strip $(third))
 system_libs := $(if $(filter 1,$(SYSTEM_LIBS)),-ljansson) $(if $(filter system,$(BLAS)),$(BLAS_LIBS))
-libs = $(strip $(system_libs)) -lpthread -lm
+libs = $(strip $(system_libs)) -lpthread -ldl -lm
 
 # ---- sources ----------------------------------------------------------------------------------
 
@@ -99,13 +99,14 @@ support_objects := $(support_sources:%.c=$(B)/obj/%.o)
 headers := $(sort $(wildcard include/lisa/*.h))
 sys_headers := $(sort $(wildcard include/lisa/sys/*.h))
 
-internal_suites := unit numerics conformance fault slow
+internal_suites := unit numerics conformance fault cuda slow
 tests_of = $(patsubst %.c,$(B)/%,$(sort $(wildcard tests/$(1)/test_*.c)))
 internal_tests := $(foreach s,$(internal_suites),$(call tests_of,$(s)))
 api_tests := $(call tests_of,api)
 sampler_tests := $(call tests_of,sampler)
 slow_tests := $(call tests_of,slow)
-fast_tests := $(filter-out $(slow_tests),$(internal_tests) $(api_tests) $(sampler_tests))
+cuda_tests := $(call tests_of,cuda)
+fast_tests := $(filter-out $(slow_tests) $(cuda_tests),$(internal_tests) $(api_tests) $(sampler_tests))
 fast_scripts := $(sort $(filter-out tests/run.sh,$(wildcard tests/*/test_*.sh)))
 fast_scripts := $(filter-out tests/slow/%,$(fast_scripts))
 slow_scripts := $(sort $(wildcard tests/slow/test_*.sh))
@@ -120,7 +121,7 @@ support := $(B)/libsupport.a
 
 # ---- stamps: a changed flag or a changed list of sources rebuilds ------------------------------
 
-no_build := clean help uninstall lint format abi-update
+no_build := clean help uninstall uninstall-cuda lint format abi-update
 dry_run := $(findstring n,$(firstword -$(MAKEFLAGS)))
 ifneq ($(if $(dry_run),,$(filter-out $(no_build),$(or $(MAKECMDGOALS),all))),)
 define keep # file, text: written only when different, so that it is newer only after a change
@@ -133,6 +134,10 @@ $(eval $(call keep,$(B)/flags,$(CC) $(CXX) $(lib_cflags) $(lib_cppflags) \
     $(CXXFLAGS) $(LDFLAGS) $(third) $(libs) $(BLAS_ARCHIVE) $(BLAS_FUNCTIONS) $(BLAS_WRAP)))
 $(eval $(call keep,$(B)/sources,$(lib_sources) $(support_sources)))
 endif
+
+include liblisa/backend/cuda/cuda.mk
+include tests/cuda/cuda.mk
+cuda_lane_host := $(if $(cuda_host_missing),,$(B)/cuda/host/liblisa-cuda.so)
 
 # ---- what is built ----------------------------------------------------------------------------
 
@@ -243,7 +248,7 @@ $(filter-out $(c_examples),$(example_programs)): $(B)/examples/%: $(B)/obj/examp
 # ---- tests ------------------------------------------------------------------------------------
 
 run_tests = BUILD='$(abspath $(B))' CC='$(CC)' CXX='$(CXX)' PYTHON='$(PYTHON)' JOBS='$(JOBS)' \
-    VARIANT='$(VARIANT)' BLAS='$(BLAS)' SYSTEM_LIBS='$(SYSTEM_LIBS)' MAKE='$(MAKE)' tests/run.sh
+    CUDA_HOST_MISSING='$(cuda_host_missing)' VARIANT='$(VARIANT)' BLAS='$(BLAS)' SYSTEM_LIBS='$(SYSTEM_LIBS)' MAKE='$(MAKE)' tests/run.sh
 has_python_tests := $(if $(wildcard tests/python/test_*.py),python:tests/python)
 has_slow_python := $(if $(wildcard tests/slow/test_*.py),python:tests/slow)
 
@@ -254,7 +259,7 @@ check check-slow:
 	@.ci/packages
 	@+$(MAKE) --no-print-directory $(parallel) $@-now
 
-check-now: $(fast_tests) $(B)/tests/bench/seven_b all
+check-now: $(fast_tests) $(cuda_tests) $(cuda_lane_host) $(B)/tests/bench/seven_b all
 	@$(run_tests) $(fast_tests) $(fast_scripts) $(has_python_tests)
 
 check-slow-now: $(slow_tests) all
@@ -296,6 +301,16 @@ bench: $(bench_programs) all
 	@BUILD='$(abspath $(B))' PYTHONDONTWRITEBYTECODE=1 $(PYTHON) tests/bench/bench.py \
 	    $(if $(filter quick,$(BENCH)),--quick) $(BENCH_FLAGS)
 
+# ---- the CUDA backend -------------------------------------------------------------------------
+
+# These alone, on the device that the processor stands for; on the GPU, if there is one.
+.PHONY: check-cuda check-gpu
+check-cuda: $(cuda_tests) $(cuda_host_modules) $(cuda_host_tests) all
+	@$(run_tests) $(cuda_host_tests) $(sort $(wildcard tests/cuda/test_*.sh))
+
+check-gpu: $(cuda_tests) $(cuda_module)
+	@LISA_BACKEND_PATH='$(abspath $(dir $(cuda_module)))' $(run_tests) $(cuda_tests)
+
 # ---- style ------------------------------------------------------------------------------------
 
 .PHONY: lint format
@@ -317,7 +332,7 @@ D := $(DESTDIR)
 below = $(patsubst $(PREFIX)/%,$${prefix}/%,$(1))
 
 .PHONY: install uninstall installcheck
-install: $(static) $(shared)
+install: $(static) $(shared) $(if $(wildcard $(cuda_module)),install-cuda)
 	$(INSTALL) -d '$(D)$(LIBDIR)/pkgconfig' '$(D)$(INCLUDEDIR)/lisa/sys' '$(D)$(DOCDIR)'
 	$(INSTALL) -m 644 $(headers) '$(D)$(INCLUDEDIR)/lisa'
 	$(INSTALL) -m 644 $(sys_headers) '$(D)$(INCLUDEDIR)/lisa/sys'
@@ -340,7 +355,7 @@ install_licence = case $$third in jansson) from='$(licence_of_jansson)';; \
     if [ -e "$$from" ]; then $(INSTALL) -m 644 "$$from" "$(D)$(DOCDIR)/LICENSE.$$third"; \
     else echo "warning: $$from is missing: add the licence of $$third by hand" >&2; fi
 
-uninstall:
+uninstall: uninstall-cuda
 	rm -f $(headers:include/%='$(D)$(INCLUDEDIR)/%') $(sys_headers:include/%='$(D)$(INCLUDEDIR)/%')
 	rm -f '$(D)$(LIBDIR)/liblisa.a' '$(D)$(LIBDIR)/liblisa.so' '$(D)$(LIBDIR)/$(soname)' \
 	    '$(D)$(LIBDIR)/$(realname)' '$(D)$(LIBDIR)/pkgconfig/lisa.pc' '$(D)$(DOCDIR)/LICENSE' \

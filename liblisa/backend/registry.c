@@ -11,6 +11,7 @@ static const lisa_backend_ops *const builtin[] = {
     &lisa__backend_cpu,
     &lisa__backend_reference,
     &lisa__backend_reference64,
+    &lisa__backend_reference_typed,
 };
 
 /* What may become part of a file's name. */
@@ -30,10 +31,11 @@ lisa_status lisa__backend_find(const lisa_backend_ops **out, const char *name) {
             return LISA_OK;
         }
     if (!is_name(name))
-        return lisa__fail(LISA_E_BACKEND,
-                          "backend \"%s\": not a backend's name, expected cpu, cuda, auto, "
-                          "reference, reference64, or the NAME of a liblisa-NAME.so",
-                          name);
+        return lisa__fail(
+            LISA_E_BACKEND,
+            "backend \"%s\": not a backend's name, expected cpu, cuda, auto, "
+            "reference, reference64, reference-typed, or the NAME of a liblisa-NAME.so",
+            name);
     struct lisa__module_places places;
     lisa__module_places(&places);
     return lisa__module_load(out, name, &places);

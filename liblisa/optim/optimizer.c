@@ -71,10 +71,6 @@ lisa_status lisa__optimizer_check(const lisa_optimizer_options *o, const lisa_mo
                           o->max_active_layers, config->n_layers);
     LISA_TRY(check_in_backward(o, adapted));
     LISA_TRY(check_embedding_rows(o, config, adapted));
-    if (o->state_policy == LISA_STATE_OFFLOAD && o->scratch_dir == NULL)
-        return lisa__fail(
-            LISA_E_INVAL,
-            "lisa_optimizer_options.scratch_dir: OFFLOAD needs a directory on a disk");
     return LISA_OK;
 }
 
@@ -112,6 +108,14 @@ static lisa_status reserve_weights(lisa_optimizer *o) {
     return LISA_OK;
 }
 
+static lisa_status check_offload(const lisa_optimizer *o) {
+    if (o->options.state_policy != LISA_STATE_OFFLOAD || o->shape.offload_to_memory ||
+        o->options.scratch_dir != NULL)
+        return LISA_OK;
+    return lisa__fail(LISA_E_INVAL,
+                      "lisa_optimizer_options.scratch_dir: OFFLOAD needs a directory on a disk");
+}
+
 static lisa_status clear_outcome(const lisa_optimizer *o) {
     lisa_backend *be = o->model->be;
     LISA_TRY(be->ops->zero(be, o->memory.squares, o->shape.n_tensors * sizeof(double)));
@@ -126,8 +130,10 @@ static lisa_status alloc_state(lisa_optimizer *o) {
     LISA_TRY(lisa__layout_check(&o->layout));
     LISA_TRY(clear_outcome(o));
     LISA_TRY(alloc_tables(o));
-    return lisa__scratch_create(&o->away, context, o->options.scratch_dir,
-                                lisa__offload_bytes(&o->shape));
+    return o->shape.offload_to_memory
+               ? LISA_OK
+               : lisa__scratch_create(&o->away, context, o->options.scratch_dir,
+                                      lisa__offload_bytes(&o->shape));
 }
 
 /* Everything trains from the start, if the slots hold all layers; else the layers wait for a mask.
@@ -146,6 +152,7 @@ static lisa_status first_mask(lisa_optimizer *o) {
 }
 
 static lisa_status fill(lisa_optimizer *o) {
+    LISA_TRY(check_offload(o));
     LISA_TRY(alloc_state(o));
     LISA_TRY(reserve_weights(o));
     o->model->optimizer = o;
@@ -191,7 +198,7 @@ lisa_status lisa__optimizer_create(lisa_optimizer **out, lisa_model *model,
     bind(o);
     o->n_layers = model->config.n_layers;
     o->shape = lisa__state_shape_of(o->trained->descs, o->trained->n, &model->config, &o->options,
-                                    model->real_size);
+                                    model->be->ops);
     o->max_active = o->shape.max_active;
     status = create_into(o);
     o->options.scratch_dir = NULL; /* the host's string, used up */

@@ -242,10 +242,13 @@ lisa_status lisa__optimizer_begin_backward(lisa_optimizer *o, const struct lisa_
 /* An update inside backward that failed, where that is known already. */
 static lisa_status check_taken(lisa_optimizer *o) {
     uint32_t known = 0;
+    /* A device would have to be asked, or waited for, tensor by tensor. */
+    if ((o->model->be->ops->flags & LISA_BACKEND_HOST_MEMORY) == 0)
+        return LISA_OK;
     LISA_TRY(post_outcome(o));
     LISA_TRY(is_known(o, 0, &known));
     const lisa_control control = o->memory.posted->control;
-    if (!known || control.verdict <= LISA_VERDICT_EMPTY)
+    if (control.verdict <= LISA_VERDICT_EMPTY)
         return LISA_OK;
     LISA_TRY(clear_verdict(o, control.updates));
     return blame(o, &control);

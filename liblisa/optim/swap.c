@@ -17,10 +17,10 @@ static struct lisa__extent extent_of(const lisa_optimizer *o, uint32_t group) {
     return is_layer(o, group) ? o->memory.layer : group == 0 ? o->memory.embedding : o->memory.head;
 }
 
-/* A layer's state in the scratch file. */
+/* A layer's state in host memory or in the scratch file. */
 static struct lisa__state away_at(const lisa_optimizer *o, uint32_t group) {
-    unsigned char *base =
-        (unsigned char *)o->away.base + (group - 1) * lisa__slot_bytes(&o->memory.layer);
+    unsigned char *all = o->shape.offload_to_memory ? o->memory.away : o->away.base;
+    unsigned char *base = all + (group - 1) * lisa__slot_bytes(&o->memory.layer);
     const uint64_t moment = o->memory.layer.moment;
     return (struct lisa__state){base, base + moment, base + 2 * moment};
 }
@@ -140,7 +140,7 @@ static lisa_status arrive(lisa_optimizer *o, uint32_t group) {
     return needs_slot ? copy_state(o, lisa__group_state(o, group), away_at(o, group), 0) : LISA_OK;
 }
 
-/* Where a group's low bits lie, in memory or in the scratch file; NULL where it has none. */
+/* Where a group's low bits lie, in a slot or away; NULL where it has none. */
 static void *low_of(const lisa_optimizer *o, uint32_t group) {
     const struct lisa__group *g = &o->groups[group];
     if (!g->has_state)

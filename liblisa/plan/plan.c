@@ -124,15 +124,15 @@ static lisa_status plan_all_homes(struct planner *p, const struct lisa__state_sh
 
 static lisa_status plan_training(struct planner *p, lisa_plan_report *report) {
     const struct lisa__plan *plan = p->plan;
-    const struct lisa__state_shape shape = lisa__state_shape_of(
-        p->trained, p->n_trained, &plan->config, &plan->optimizer, p->real_size);
+    const struct lisa__state_shape shape =
+        lisa__state_shape_of(p->trained, p->n_trained, &plan->config, &plan->optimizer, p->ops);
     struct lisa__layout layout;
     struct lisa__state_memory unused;
     memset(&layout, 0, sizeof layout);
     if (!plan->adapted)
         LISA_TRY(plan_all_homes(p, &shape));
     lisa__state_layout(&layout, &unused, &shape);
-    p->bytes[LISA_MEM_DISK] += lisa__offload_bytes(&shape);
+    p->bytes[LISA_MEM_DISK] += shape.offload_to_memory ? 0 : lisa__offload_bytes(&shape);
     report->n_trained = trained_elements(p, &shape);
     return add(p, &layout);
 }

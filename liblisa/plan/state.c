@@ -12,7 +12,7 @@ static uint64_t round_up(uint64_t n, uint64_t to) {
 struct lisa__state_shape lisa__state_shape_of(const struct lisa__tensor_desc *descs,
                                               uint32_t n_tensors, const lisa_model_config *config,
                                               const lisa_optimizer_options *options,
-                                              size_t real_size) {
+                                              const lisa_backend_ops *ops) {
     const uint32_t asked = options->max_active_layers;
     const uint32_t moments[LISA__PARTS] = {options->moments_embedding, options->moments_layers,
                                            options->moments_head};
@@ -29,7 +29,8 @@ struct lisa__state_shape lisa__state_shape_of(const struct lisa__tensor_desc *de
         .in_backward = options->update_in_backward,
         .embedding_rows = options->embedding_rows,
         .tied_head = config->tied_head,
-        .real_size = real_size,
+        .offload_to_memory = (ops->flags & LISA_BACKEND_HOST_MEMORY) == 0,
+        .real_size = lisa__dtype_size(ops->real_dtype),
     };
     for (uint32_t p = 0; p < LISA__PARTS; p++)
         shape.moments[p] = moments[p] == 0 ? LISA_MOMENTS_F32 : moments[p];
@@ -202,6 +203,8 @@ void lisa__state_layout(struct lisa__layout *layout, struct lisa__state_memory *
     out->squares = lisa__take(layout, LISA_MEM_WORKSPACE, s->n_tensors, sizeof *out->squares);
     out->outcome = lisa__take(layout, LISA_MEM_WORKSPACE, 1, sizeof *out->outcome);
     out->posted = lisa__take(layout, LISA_MEM_HOST, 1, sizeof *out->posted);
+    if (s->offload_to_memory)
+        out->away = lisa__take(layout, LISA_MEM_HOST, 1, lisa__offload_bytes(s));
 }
 
 static void *advance(void *base, uint64_t bytes) {

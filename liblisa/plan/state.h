@@ -45,6 +45,7 @@ struct lisa__state_shape {
     uint32_t in_backward;          /* update_in_backward */
     uint32_t embedding_rows;       /* of the option; 0: the embedding is dense */
     uint32_t tied_head;
+    uint32_t offload_to_memory; /* OFFLOAD keeps states in host memory, not in a scratch file */
     size_t real_size;
 };
 
@@ -64,13 +65,14 @@ struct lisa__state_memory {
     double *squares;               /* [n_tensors] of gradients */
     struct lisa__outcome *outcome; /* on the device */
     struct lisa__outcome *posted;  /* its last copy, in host memory */
+    void *away;                    /* OFFLOAD to host memory: L layers' states */
 };
 
 /* What an optimizer with these (checked) options holds. */
 struct lisa__state_shape lisa__state_shape_of(const struct lisa__tensor_desc *descs,
                                               uint32_t n_tensors, const lisa_model_config *config,
                                               const lisa_optimizer_options *options,
-                                              size_t real_size);
+                                              const lisa_backend_ops *ops);
 
 /* Bytes that complete a weight to its fp32 master. */
 size_t lisa__low_size(uint32_t dtype);
@@ -105,7 +107,7 @@ void lisa__state_layout(struct lisa__layout *layout, struct lisa__state_memory *
 /* Slot i of the layers' slots. */
 struct lisa__state lisa__slot_at(const struct lisa__state_memory *memory, uint32_t i);
 
-/* Bytes of the scratch file that OFFLOAD keeps L layers' states in; 0 for other policies. */
+/* Bytes of the L layers' states that OFFLOAD keeps; 0 for other policies. */
 uint64_t lisa__offload_bytes(const struct lisa__state_shape *shape);
 
 /* Bytes of one layer's state, as OFFLOAD moves them. */

@@ -313,7 +313,7 @@ static void check_unbiased(const conf_case *c, const conf_arg *a, const void *go
         }
     const double gap = bound_of(a, got_held) - a->bound;
     const double most = size * gap * (0.05 + 1.0 / sqrt((double)n)) + size * a->bound;
-    if (gap > 0 && fabs(drift) > most)
+    if (gap > 0 && size > 0 && fabs(drift) > most)
         ck_abort_msg("%s: %s is biased: by %.3g of its size, at most %.3g", c->what, a->name,
                      drift / size, most / size);
 }

@@ -5,13 +5,17 @@
 #include <check.h>
 #include <stdlib.h>
 
+static inline int lisa_check_run(Suite *suite) {
+    SRunner *runner = srunner_create(suite);
+    srunner_run_all(runner, CK_ENV);
+    const int failed = srunner_ntests_failed(runner);
+    srunner_free(runner);
+    return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+}
+
 #define LISA_CHECK_MAIN(make_suite)                                                                \
     int main(void) {                                                                               \
-        SRunner *runner = srunner_create(make_suite());                                            \
-        srunner_run_all(runner, CK_ENV);                                                           \
-        int failed = srunner_ntests_failed(runner);                                                \
-        srunner_free(runner);                                                                      \
-        return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;                                          \
+        return lisa_check_run(make_suite());                                                       \
     }
 
 #endif
