@@ -139,17 +139,21 @@ static lisa_status head_norm_backward(const struct lisa__run *run, uint32_t laye
     return run->be->ops->norm_backward(run->be, &op);
 }
 
-static lisa_status rotate(const struct lisa__run *run, void *x, uint32_t heads, int inverse) {
+/* Queries and keys. */
+static lisa_status rotate(const struct lisa__run *run, void *q, void *k, int inverse) {
     const lisa_model_config *c = &run->model->config;
     if (c->rope == LISA_ROPE_NONE)
         return LISA_OK;
     const lisa_rope op = {
         .rows = rows_of(run),
-        .heads = heads,
+        .heads = c->n_heads,
         .head_dim = c->head_dim,
         .rotary_dim = c->rotary_dim,
-        .x = lisa__operand(run, x),
-        .ldx = (size_t)heads * c->head_dim,
+        .x = lisa__operand(run, q),
+        .ldx = (size_t)c->n_heads * c->head_dim,
+        .also = k,
+        .ldalso = (size_t)c->n_kv_heads * c->head_dim,
+        .also_heads = c->n_kv_heads,
         .cos = run->a->cos,
         .sin = run->a->sin,
         .position = run->a->positions,
@@ -166,8 +170,7 @@ static lisa_status finish_heads(const struct lisa__run *run, uint32_t layer, con
         LISA_TRY(head_norm_forward(run, layer, LISA__Q_NORM_W, q, to->q));
         LISA_TRY(head_norm_forward(run, layer, LISA__K_NORM_W, k, to->k));
     }
-    LISA_TRY(rotate(run, to->q, c->n_heads, 0));
-    return rotate(run, to->k, c->n_kv_heads, 0);
+    return rotate(run, to->q, to->k, 0);
 }
 
 static lisa_attention attention_op(const struct lisa__run *run, const struct lisa__saved *s,
@@ -318,8 +321,7 @@ static lisa_status attention_backward(const struct lisa__run *run, uint32_t laye
     op.lddq = q;
     op.lddk = op.lddv = kv;
     LISA_TRY(run->be->ops->attention_backward(run->be, &op));
-    LISA_TRY(rotate(run, p.dq, c->n_heads, 1));
-    LISA_TRY(rotate(run, p.dk, c->n_kv_heads, 1));
+    LISA_TRY(rotate(run, p.dq, p.dk, 1));
     if (c->qk_norm) {
         LISA_TRY(head_norm_backward(run, layer, LISA__Q_NORM_W, s->q, p.dq));
         LISA_TRY(head_norm_backward(run, layer, LISA__K_NORM_W, s->k, p.dk));

@@ -179,9 +179,10 @@ END_TEST
 /* ---- positions ---- */
 
 static void check_rope(uint32_t rows, uint32_t heads, uint32_t head_dim, uint32_t rotary_dim,
-                       uint32_t pad) {
+                       uint32_t pad, uint32_t also_heads) {
     enum { POSITIONS = 40 };
     size_t width = (size_t)heads * head_dim, ld = width + pad, half = rotary_dim / 2;
+    size_t also_width = (size_t)also_heads * head_dim, also_ld = also_width + 2 * (size_t)pad;
     float *cosines = conf_take(POSITIONS * half * sizeof *cosines);
     float *sines = conf_take(POSITIONS * half * sizeof *sines);
     int32_t *position = conf_take(rows * sizeof *position);
@@ -197,6 +198,8 @@ static void check_rope(uint32_t rows, uint32_t heads, uint32_t head_dim, uint32_
                         .head_dim = head_dim,
                         .rotary_dim = rotary_dim,
                         .ldx = ld,
+                        .ldalso = also_ld,
+                        .also_heads = also_heads,
                         .inverse = inverse};
         conf_case c;
         conf_begin(&c, call_rope, &op, sizeof op, "rope %ux%ux%u of %u pad %u inverse %u", rows,
@@ -204,6 +207,10 @@ static void check_rope(uint32_t rows, uint32_t heads, uint32_t head_dim, uint32_
         conf_in(&c, "cos", offsetof(lisa_rope, cos), CONF_REAL, cosines, POSITIONS * half);
         conf_in(&c, "sin", offsetof(lisa_rope, sin), CONF_REAL, sines, POSITIONS * half);
         conf_in(&c, "position", offsetof(lisa_rope, position), CONF_I32, position, rows);
+        conf_out(&c, "also", offsetof(lisa_rope, also), CONF_OPERAND,
+                 also_heads > 0 ? conf_noise(rows * also_ld, 1.0) : NULL, rows, also_width, also_ld,
+                 BOUND_ROUNDING)
+            ->by_row = 1;
         conf_out(&c, "x", offsetof(lisa_rope, x), CONF_TYPED_OPERAND, conf_noise(rows * ld, 1.0),
                  rows, width, ld, BOUND_ROUNDING)
             ->by_row = 1;
@@ -214,11 +221,12 @@ static void check_rope(uint32_t rows, uint32_t heads, uint32_t head_dim, uint32_
 START_TEST(rope) {
     if (conf_use_dtype(_i) == 0)
         return;
-    check_rope(0, 1, 2, 2, 0);
-    check_rope(1, 1, 2, 2, 0);
-    check_rope(33, 9, 64, 64, 0);
-    check_rope(130, 3, 80, 32, 7);
-    check_rope(5, 2, 7, 6, 1);
+    check_rope(0, 1, 2, 2, 0, 1);
+    check_rope(1, 1, 2, 2, 0, 0);
+    check_rope(33, 9, 64, 64, 0, 3);
+    check_rope(130, 3, 80, 32, 7, 2);
+    check_rope(5, 2, 7, 6, 1, 0);
+    check_rope(17, 2, 16, 16, 8, 1);
 }
 END_TEST
 

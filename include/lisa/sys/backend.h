@@ -144,14 +144,18 @@ typedef struct lisa_norm {
 
 /* Rotates the first rotary_dim dims of each head of the operand x [rows, heads * head_dim] in
  * place, pairs (i, i + rotary_dim/2): x_i' = x_i cos - x_j sin, x_j' = x_j cos + x_i sin. cos, sin:
- * real [positions, rotary_dim/2]. inverse: the transposed rotation, which is the backward. */
+ * real [positions, rotary_dim/2]. inverse: the transposed rotation, which is the backward. `also`
+ * (NULL: none) is another operand of x's type and rows, rotated likewise. */
 typedef struct lisa_rope {
     uint32_t rows, heads, head_dim, rotary_dim;
     lisa_typed x;
     size_t ldx;
+    void *also;
+    size_t ldalso;
+    uint32_t also_heads;
+    uint32_t inverse;
     const void *cos, *sin;
     const int32_t *position; /* [rows] */
-    uint32_t inverse;
 } lisa_rope;
 
 /* Causal attention. For sequence b, query t (its absolute place s = n_keys - n_queries + t) sees

@@ -147,23 +147,33 @@ lisa_status lisa__cpu_norm_backward(lisa_backend *be, const lisa_norm *op) {
     return LISA_OK;
 }
 
-static void rope_piece(const struct lisa__pieces *all, size_t from, size_t to) {
+/* The heads of one row. */
+static void rotate_heads(const struct lisa__pieces *all, float *row, uint32_t heads,
+                         int32_t position) {
     const lisa_rope *op = all->op;
     const size_t half = op->rotary_dim / 2;
-    const float sign = op->inverse ? -1.0f : 1.0f;
+    const float *cosines = (const float *)op->cos + (size_t)position * half;
+    const float *sines = (const float *)op->sin + (size_t)position * half;
+    for (size_t h = 0; h < heads; h++) {
+        float *head = row + h * op->head_dim;
+        all->cpu->vector->rotate(head, head + half, cosines, sines, op->inverse ? -1.0f : 1.0f,
+                                 half);
+    }
+}
+
+static void rope_piece(const struct lisa__pieces *all, size_t from, size_t to) {
+    const lisa_rope *op = all->op;
     for (size_t i = from; i < to; i++) {
-        const float *cosines = (const float *)op->cos + (size_t)op->position[i] * half;
-        const float *sines = (const float *)op->sin + (size_t)op->position[i] * half;
-        for (size_t h = 0; h < op->heads; h++) {
-            float *head = (float *)op->x.data + i * op->ldx + h * op->head_dim;
-            all->cpu->vector->rotate(head, head + half, cosines, sines, sign, half);
-        }
+        rotate_heads(all, (float *)op->x.data + i * op->ldx, op->heads, op->position[i]);
+        if (op->also != NULL)
+            rotate_heads(all, (float *)op->also + i * op->ldalso, op->also_heads, op->position[i]);
     }
 }
 
 lisa_status lisa__cpu_rope(lisa_backend *be, const lisa_rope *op) {
     LISA_TRY(lisa__cpu_check_real(be, op->x.dtype));
     lisa__cpu_in_pieces(lisa__cpu_of(be), op, op->rows,
-                        lisa__cpu_rows((size_t)op->heads * op->head_dim), rope_piece);
+                        lisa__cpu_rows(((size_t)op->heads + op->also_heads) * op->head_dim),
+                        rope_piece);
     return LISA_OK;
 }

@@ -100,13 +100,22 @@ void lisa__staging_destroy(struct lisa__cuda *cuda) {
     host->unaccount(host->self, LISA_MEM_WORKSPACE, LISA_CUDA_STAGING);
 }
 
+/* As a rule it has passed long since, and the host does not wait. */
+static cudaError_t wait_for(cudaEvent_t event) {
+    const cudaError_t error = cudaEventQuery(event);
+    if (error != cudaErrorNotReady)
+        return error;
+    cudaGetLastError();
+    return cudaEventSynchronize(event);
+}
+
 /* At most a slot's bytes. */
 static lisa_status upload_piece(struct lisa__cuda *cuda, void *device, const void *host,
                                 size_t bytes) {
     struct lisa__staging *staging = cuda->staging;
     const uint32_t slot = staging->next;
     char *pinned = staging->memory + (size_t)slot * LISA_CUDA_STAGING_SLOT;
-    TRY_CUDA(&cuda->base, cudaEventSynchronize(staging->read[slot]), "upload");
+    TRY_CUDA(&cuda->base, wait_for(staging->read[slot]), "upload");
     memcpy(pinned, host, bytes);
     TRY_CUDA(&cuda->base, cudaMemcpyAsync(device, pinned, bytes, cudaMemcpyDefault, cuda->stream),
              "upload");
@@ -156,7 +165,7 @@ lisa_status lisa__cuda_post(lisa_backend *be, void *host, const void *device, si
     struct lisa__cuda *cuda = lisa__cuda_of(be);
     const uint64_t next = cuda->n_posted + 1;
     const cudaEvent_t event = cuda->posted[next % LISA_CUDA_TICKETS];
-    TRY_CUDA(be, cudaEventSynchronize(event), "post");
+    TRY_CUDA(be, wait_for(event), "post");
     if (bytes > 0)
         TRY_CUDA(be, cudaMemcpyAsync(host, device, bytes, cudaMemcpyDeviceToHost, cuda->stream),
                  "post");

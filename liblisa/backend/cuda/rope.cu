@@ -30,10 +30,12 @@ template <class T, int N> __global__ void rope_kernel(lisa_rope op, uint32_t pie
     const size_t place = lisa__sheet_column<1>();
     const uint32_t half = op.rotary_dim / 2, i = place % pieces * N, n = half - i;
     const size_t first = place / pieces * HEADS;
-    for (size_t row = lisa__sheet_row(); row < op.rows && first < op.heads;
+    const size_t n_heads = static_cast<size_t>(op.heads) + op.also_heads;
+    for (size_t row = lisa__sheet_row(); row < op.rows && first < n_heads;
          row += lisa__sheet_next_row()) {
         const size_t line = static_cast<size_t>(op.position[row]) * half + i;
         T *heads = static_cast<T *>(op.x.data) + row * op.ldx + i;
+        T *others = static_cast<T *>(op.also) + row * op.ldalso + i;
         angles<N> by;
         lisa__read(by.cosines, static_cast<const float *>(op.cos) + line, n, wide);
         lisa__read(by.sines, static_cast<const float *>(op.sin) + line, n, wide);
@@ -41,8 +43,10 @@ template <class T, int N> __global__ void rope_kernel(lisa_rope op, uint32_t pie
         for (int k = 0; k < N; k++)
             by.sines[k] = op.inverse ? -by.sines[k] : by.sines[k];
 #pragma unroll 2
-        for (size_t h = first; h < first + HEADS && h < op.heads; h++)
-            turn<T, N>(heads + h * op.head_dim, by, half, n, wide);
+        for (size_t h = first; h < first + HEADS && h < n_heads; h++)
+            turn<T, N>(h < op.heads ? heads + h * op.head_dim
+                                    : others + (h - op.heads) * op.head_dim,
+                       by, half, n, wide);
     }
 }
 
@@ -51,12 +55,12 @@ template <class T> lisa_status rope(struct lisa__cuda *cuda, const lisa_rope *op
     const uint32_t half = op->rotary_dim / 2;
     const uint32_t pieces = static_cast<uint32_t>(lisa__blocks_for(half, N));
     const bool wide = lisa__is_aligned(op->x.data) && lisa__is_aligned(op->cos) &&
-                      lisa__is_aligned(op->sin) && op->ldx % N == 0 && op->head_dim % N == 0 &&
-                      half % N == 0;
-    if (op->rows == 0 || op->heads == 0 || pieces == 0)
+                      lisa__is_aligned(op->sin) && lisa__is_aligned(op->also) && op->ldx % N == 0 &&
+                      op->ldalso % N == 0 && op->head_dim % N == 0 && half % N == 0;
+    const size_t n_heads = static_cast<size_t>(op->heads) + op->also_heads;
+    if (op->rows == 0 || n_heads == 0 || pieces == 0)
         return LISA_OK;
-    const lisa__sheet sheet =
-        lisa__sheet_for(op->rows, lisa__blocks_for(op->heads, HEADS) * pieces);
+    const lisa__sheet sheet = lisa__sheet_for(op->rows, lisa__blocks_for(n_heads, HEADS) * pieces);
     LISA_LAUNCH((rope_kernel<T, N>), sheet.grid, sheet.block, 0, cuda->stream, *op, pieces, wide);
     return lisa__cuda_launched(&cuda->base, "rope");
 }
