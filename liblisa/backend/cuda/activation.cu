@@ -69,7 +69,7 @@ template <class T> __global__ void forward_kernel(lisa_activation op, bool wide)
         lisa__read(gate, gates + i, op.n - i, wide);
         if (ups != nullptr)
             lisa__read(up, ups + i, op.n - i, wide);
-#pragma unroll
+        LISA_UNROLL
         for (int k = 0; k < N; k++) {
             const float value = activate(op.kind, gate[k]).value;
             gate[k] = ups != nullptr ? value * up[k] : value;
@@ -88,7 +88,7 @@ template <class T> __global__ void backward_kernel(lisa_activation op, bool wide
         lisa__read(dy, dys + i, op.n - i, wide);
         if (ups != nullptr)
             lisa__read(up, ups + i, op.n - i, wide);
-#pragma unroll
+        LISA_UNROLL
         for (int k = 0; k < N; k++) {
             const bend at = activate(op.kind, gate[k]);
             gate[k] = (ups != nullptr ? dy[k] * up[k] : dy[k]) * at.slope;

@@ -10,16 +10,16 @@ constexpr uint32_t LANES = 8;
 
 template <int N> __device__ __forceinline__ void add_lanes(float (&sum)[N]) {
     __shared__ float lanes[LANES][32 * N];
-#pragma unroll
+    LISA_UNROLL
     for (int k = 0; k < N; k++)
         lanes[threadIdx.y][threadIdx.x + 32 * k] = sum[k];
     __syncthreads();
     if (threadIdx.y != 0)
         return;
     for (uint32_t lane = 1; lane < LANES; lane++)
-#pragma unroll
-        for (int k = 0; k < N; k++)
-            sum[k] += lanes[lane][threadIdx.x + 32 * k];
+        LISA_UNROLL
+    for (int k = 0; k < N; k++)
+        sum[k] += lanes[lane][threadIdx.x + 32 * k];
 }
 
 __global__ void parts_kernel(float *sums, const float *parts, uint32_t n_parts, size_t stride,
@@ -48,7 +48,7 @@ __global__ void columns_kernel(float *parts, lisa_bias op, uint32_t cols, uint32
     for (size_t row = from + threadIdx.y; row < to; row += LANES) {
         float x[N];
         lisa__read(x, static_cast<const T *>(op.y.data) + row * op.ldy + first + j, n, wide);
-#pragma unroll
+        LISA_UNROLL
         for (int k = 0; k < N; k++)
             sum[k] += x[k];
     }

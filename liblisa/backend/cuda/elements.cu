@@ -37,7 +37,7 @@ __global__ void convert_kernel(D *dst, const S *src, size_t n, bool wide) {
         S from[4];
         D to[4];
         lisa__fetch(from, src + i, n - i, wide);
-#pragma unroll
+        LISA_UNROLL
         for (int k = 0; k < 4; k++)
             to[k] = converted<D>(from[k]);
         lisa__put(dst + i, to, n - i, wide);
@@ -68,10 +68,10 @@ __global__ void dropout_kernel(lisa_dropout op, uint32_t threshold, float scale,
         lisa__philox(op.seed, place / N, op.stream, draws);
         if (skip != 0)
             lisa__philox(op.seed, place / N + 1, op.stream, draws + N);
-#pragma unroll
+        LISA_UNROLL
         for (uint32_t k = 0; k < N; k++) {
             uint32_t draw = draws[k];
-#pragma unroll
+            LISA_UNROLL
             for (uint32_t s = 1; s < N; s++)
                 draw = s == skip ? draws[k + s] : draw;
             const float kept = draw >= threshold ? __fmul_rn(from[k], scale) : 0.0f;

@@ -51,23 +51,23 @@ struct columns {
         return first + run * BLOCK * N;
     }
     __device__ __forceinline__ void read(float (&x)[RUNS][N], const float *row) const {
-#pragma unroll
+        LISA_UNROLL
         for (int r = 0; r < RUNS; r++)
             lisa__read(x[r], row + place(r), place(r) < cols ? cols - place(r) : 0, wide);
     }
     __device__ __forceinline__ void write(float *row, const float (&x)[RUNS][N]) const {
-#pragma unroll
+        LISA_UNROLL
         for (int r = 0; r < RUNS; r++)
             lisa__write(row + place(r), x[r], place(r) < cols ? cols - place(r) : 0, wide);
     }
 };
 
 __device__ __forceinline__ void add(float (&sum)[RUNS][N], const float (&x)[RUNS][N]) {
-#pragma unroll
+    LISA_UNROLL
     for (int r = 0; r < RUNS; r++)
-#pragma unroll
-        for (int i = 0; i < N; i++)
-            sum[r][i] += x[r][i];
+        LISA_UNROLL
+    for (int i = 0; i < N; i++)
+        sum[r][i] += x[r][i];
 }
 
 /* A block for a row and some of its columns. */
@@ -82,7 +82,7 @@ __global__ void add_kernel(chains c, const float *dout, float *dtable, uint32_t 
     for (uint32_t row = blockIdx.x; row < c.rows;) {
         float rows[AHEAD][RUNS][N];
         uint32_t n = 0;
-#pragma unroll
+        LISA_UNROLL
         for (int k = 0; k < AHEAD; k++) {
             if (row >= c.rows)
                 continue;
@@ -90,7 +90,7 @@ __global__ void add_kernel(chains c, const float *dout, float *dtable, uint32_t 
             row = c.next[row];
             n++;
         }
-#pragma unroll
+        LISA_UNROLL
         for (uint32_t k = 0; k < AHEAD; k++)
             if (k < n)
                 add(sum, rows[k]);

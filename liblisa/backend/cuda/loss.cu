@@ -34,13 +34,13 @@ __device__ __forceinline__ summary merged(summary a, summary b) {
 /* Of n logits from place j on; those behind them do not count. */
 __device__ __forceinline__ summary summary_of(const float (&x)[N], uint32_t j, uint32_t n) {
     summary s = nothing();
-#pragma unroll
+    LISA_UNROLL
     for (uint32_t i = 0; i < N; i++)
         if (i < n && x[i] > s.greatest) {
             s.greatest = x[i];
             s.place = j + i;
         }
-#pragma unroll
+    LISA_UNROLL
     for (uint32_t i = 0; i < N; i++)
         s.sum += i < n ? expf(x[i] - s.greatest) : 0.0f;
     return s;
@@ -77,12 +77,12 @@ __device__ __forceinline__ summary summary_of_row(const float *logits, uint32_t 
     const uint32_t step = blockDim.x * N;
     for (size_t base = threadIdx.x * N; base < cols; base += RUNS * step) {
         float x[RUNS][N];
-#pragma unroll
+        LISA_UNROLL
         for (int r = 0; r < RUNS; r++) {
             const size_t j = base + r * step;
             lisa__read(x[r], logits + j, j < cols ? cols - j : 0, wide);
         }
-#pragma unroll
+        LISA_UNROLL
         for (int r = 0; r < RUNS; r++) {
             const size_t j = base + r * step;
             if (j < cols)
@@ -103,16 +103,16 @@ __device__ __forceinline__ void put_gradient(D *dlogits, const float *logits, su
     for (size_t tile = 0; tile < cols; tile += RUNS * step) {
         const size_t base = tile + threadIdx.x * N;
         float x[RUNS][N];
-#pragma unroll
+        LISA_UNROLL
         for (int r = 0; r < RUNS; r++) {
             const size_t j = base + r * step;
             lisa__read(x[r], logits + j, j < cols ? cols - j : 0, wide);
         }
         __syncthreads();
-#pragma unroll
+        LISA_UNROLL
         for (int r = 0; r < RUNS; r++) {
             const size_t j = base + r * step;
-#pragma unroll
+            LISA_UNROLL
             for (int i = 0; i < N; i++) {
                 x[r][i] = expf(x[r][i] - s.greatest) * factor;
                 x[r][i] -= j + i == target ? weight : 0.0f;

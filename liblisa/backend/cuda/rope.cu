@@ -15,7 +15,7 @@ __device__ __forceinline__ void turn(T *head, const angles<N> &by, uint32_t half
     float x[N], y[N];
     lisa__read(x, head, n, wide);
     lisa__read(y, head + half, n, wide);
-#pragma unroll
+    LISA_UNROLL
     for (int k = 0; k < N; k++) {
         const float before = x[k];
         x[k] = before * by.cosines[k] - y[k] * by.sines[k];
@@ -39,7 +39,7 @@ template <class T, int N> __global__ void rope_kernel(lisa_rope op, uint32_t pie
         angles<N> by;
         lisa__read(by.cosines, static_cast<const float *>(op.cos) + line, n, wide);
         lisa__read(by.sines, static_cast<const float *>(op.sin) + line, n, wide);
-#pragma unroll
+        LISA_UNROLL
         for (int k = 0; k < N; k++)
             by.sines[k] = op.inverse ? -by.sines[k] : by.sines[k];
 #pragma unroll 2

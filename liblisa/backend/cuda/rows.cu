@@ -15,7 +15,7 @@ template <class Y, int N> __global__ void bias_kernel(lisa_bias op, bool wide) {
         Y *y = static_cast<Y *>(op.y.data) + row * op.ldy + j;
         float sum[N];
         lisa__read(sum, y, op.cols - j, wide);
-#pragma unroll
+        LISA_UNROLL
         for (int k = 0; k < N; k++)
             sum[k] += bias[k];
         lisa__write(y, sum, op.cols - j, wide);
@@ -34,7 +34,7 @@ template <class T> __global__ void embed_kernel(lisa_embed op, bool wide) {
         lisa__read(value, static_cast<const T *>(op.table.data) + from, op.cols - j, wide);
         if (op.accumulate) {
             lisa__read(before, out, op.cols - j, wide);
-#pragma unroll
+            LISA_UNROLL
             for (int k = 0; k < N; k++)
                 value[k] += before[k];
         }

@@ -51,7 +51,7 @@ template <int N, class T> __device__ __forceinline__ void lisa__fetch_wide(T (&x
         const lisa__pack<N, T> from = *reinterpret_cast<const lisa__pack<N, T> *>(p);
         memcpy(x, from.x, sizeof x);
     } else {
-#pragma unroll
+        LISA_UNROLL
         for (int i = 0; i < N; i += lisa__per_16<T>) {
             const uint4 from = lisa_load16(p + i);
             memcpy(x + i, &from, 16);
@@ -65,7 +65,7 @@ template <int N, class T> __device__ __forceinline__ void lisa__put_wide(T *p, c
         memcpy(to.x, x, sizeof x);
         *reinterpret_cast<lisa__pack<N, T> *>(p) = to;
     } else {
-#pragma unroll
+        LISA_UNROLL
         for (int i = 0; i < N; i += lisa__per_16<T>) {
             uint4 to;
             memcpy(&to, x + i, 16);
@@ -82,7 +82,7 @@ __device__ __forceinline__ void lisa__fetch(T (&x)[N], const T *p, size_t n, boo
         lisa__fetch_wide(x, p);
         return;
     }
-#pragma unroll
+    LISA_UNROLL
     for (uint32_t i = 0; i < N; i++)
         x[i] = i < n ? p[i] : T();
 }
@@ -93,7 +93,7 @@ __device__ __forceinline__ void lisa__put(T *p, const T (&x)[N], size_t n, bool 
         lisa__put_wide(p, x);
         return;
     }
-#pragma unroll
+    LISA_UNROLL
     for (uint32_t i = 0; i < N; i++)
         if (i < n)
             p[i] = x[i];
@@ -104,7 +104,7 @@ template <int N, class T>
 __device__ __forceinline__ void lisa__read(float (&x)[N], const T *p, size_t n, bool wide) {
     T stored[N];
     lisa__fetch(stored, p, n, wide);
-#pragma unroll
+    LISA_UNROLL
     for (int i = 0; i < N; i++)
         x[i] = lisa__widen(stored[i]);
 }
@@ -112,7 +112,7 @@ __device__ __forceinline__ void lisa__read(float (&x)[N], const T *p, size_t n, 
 template <int N, class T>
 __device__ __forceinline__ void lisa__write(T *p, const float (&x)[N], size_t n, bool wide) {
     T stored[N];
-#pragma unroll
+    LISA_UNROLL
     for (int i = 0; i < N; i++)
         stored[i] = lisa__narrow<T>(x[i]);
     lisa__put(p, stored, n, wide);

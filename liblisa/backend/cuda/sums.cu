@@ -33,7 +33,7 @@ template <class T> __global__ void squares_kernel(double *parts, const T *x, siz
     for (size_t i = lisa__first_place<N>(); i < n; i += lisa__next_place<N>()) {
         T some[N];
         lisa__fetch(some, x + i, n - i, wide);
-#pragma unroll
+        LISA_UNROLL
         for (int k = 0; k < N; k++)
             sum += as_double(some[k]) * as_double(some[k]);
     }

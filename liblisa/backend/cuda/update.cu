@@ -39,7 +39,7 @@ __device__ __forceinline__ void load_masters<__nv_bfloat16>(float (&x)[N], lisa_
     int16_t rest[N];
     lisa__fetch(high, static_cast<const uint16_t *>(weight.data) + i, n, wide);
     lisa__fetch(rest, static_cast<const int16_t *>(low) + i, n, wide);
-#pragma unroll
+    LISA_UNROLL
     for (int k = 0; k < N; k++)
         x[k] = lisa__master_join(high[k], rest[k]);
 }
@@ -50,7 +50,7 @@ __device__ __forceinline__ void store_masters<__nv_bfloat16>(lisa_typed weight, 
                                                              bool wide) {
     uint16_t high[N];
     int16_t rest[N];
-#pragma unroll
+    LISA_UNROLL
     for (int k = 0; k < N; k++)
         lisa__master_split(x[k], &high[k], &rest[k]);
     lisa__put(static_cast<uint16_t *>(weight.data) + i, high, n, wide);
@@ -67,7 +67,7 @@ template <>
 __device__ __forceinline__ void store_masters<__half>(lisa_typed weight, void *low, size_t i,
                                                       const float (&x)[N], size_t n, bool wide) {
     uint16_t half[N];
-#pragma unroll
+    LISA_UNROLL
     for (int k = 0; k < N; k++)
         half[k] = lisa__f32_to_f16_finite(x[k]);
     lisa__put(static_cast<uint16_t *>(weight.data) + i, half, n, wide);
@@ -98,7 +98,7 @@ struct place {
 struct kept_f32 {
     static __device__ __forceinline__ void load(moments &x, const lisa_adamw &op, const place &at,
                                                 bool wide) {
-#pragma unroll
+        LISA_UNROLL
         for (int r = 0; r < RUNS; r++) {
             lisa__read(x.m[r], static_cast<float *>(op.m) + at.first(r), at.left(r), wide);
             lisa__read(x.v[r], static_cast<float *>(op.v) + at.first(r), at.left(r), wide);
@@ -107,7 +107,7 @@ struct kept_f32 {
 
     static __device__ __forceinline__ void store(const moments &x, const lisa_adamw &op,
                                                  const place &at, bool wide) {
-#pragma unroll
+        LISA_UNROLL
         for (int r = 0; r < RUNS; r++) {
             lisa__write(static_cast<float *>(op.m) + at.first(r), x.m[r], at.left(r), wide);
             lisa__write(static_cast<float *>(op.v) + at.first(r), x.v[r], at.left(r), wide);
@@ -118,12 +118,12 @@ struct kept_f32 {
 struct kept_bf16 {
     static __device__ __forceinline__ void load(moments &x, const lisa_adamw &op, const place &at,
                                                 bool wide) {
-#pragma unroll
+        LISA_UNROLL
         for (int r = 0; r < RUNS; r++) {
             uint16_t m[N], v[N];
             lisa__fetch(m, static_cast<uint16_t *>(op.m) + at.first(r), at.left(r), wide);
             lisa__fetch(v, static_cast<uint16_t *>(op.v) + at.first(r), at.left(r), wide);
-#pragma unroll
+            LISA_UNROLL
             for (int k = 0; k < N; k++) {
                 x.m[r][k] = lisa__bf16_to_f32(m[k]);
                 x.v[r][k] = lisa__bf16_to_f32(v[k]);
@@ -133,12 +133,12 @@ struct kept_bf16 {
 
     static __device__ __forceinline__ void store(const moments &x, const lisa_adamw &op,
                                                  const place &at, bool wide) {
-#pragma unroll
+        LISA_UNROLL
         for (int r = 0; r < RUNS; r++) {
             uint16_t m[N], v[N];
             uint32_t draws[N];
             lisa__philox(op.seed, at.first(r) / N, op.stream, draws);
-#pragma unroll
+            LISA_UNROLL
             for (int k = 0; k < N; k++) {
                 m[k] = lisa__round_bf16(x.m[r][k], draws[k] << 16);
                 v[k] = lisa__v_bf16(x.v[r][k], draws[k] >> 16);
@@ -152,13 +152,13 @@ struct kept_bf16 {
 /* Of the magnitudes' bits, over the warp. */
 __device__ __forceinline__ uint32_t largest_bits(const float (&x)[RUNS][N]) {
     uint32_t largest = 0;
-#pragma unroll
+    LISA_UNROLL
     for (int r = 0; r < RUNS; r++)
-#pragma unroll
-        for (int k = 0; k < N; k++) {
-            const uint32_t bits = lisa__bits_of(x[r][k]) & 0x7FFFFFFFu;
-            largest = bits > largest ? bits : largest;
-        }
+        LISA_UNROLL
+    for (int k = 0; k < N; k++) {
+        const uint32_t bits = lisa__bits_of(x[r][k]) & 0x7FFFFFFFu;
+        largest = bits > largest ? bits : largest;
+    }
     for (uint32_t step = 16; step > 0; step /= 2) {
         const uint32_t other = __shfl_xor_sync(0xFFFFFFFFu, largest, step);
         largest = other > largest ? other : largest;
@@ -170,12 +170,12 @@ struct kept_8bit {
     static __device__ __forceinline__ void load(moments &x, const lisa_adamw &op, const place &at,
                                                 bool wide) {
         const float m_scale = op.m_scale[at.block], v_scale = op.v_scale[at.block];
-#pragma unroll
+        LISA_UNROLL
         for (int r = 0; r < RUNS; r++) {
             uint8_t m[N], v[N];
             lisa__fetch(m, static_cast<uint8_t *>(op.m) + at.first(r), at.left(r), wide);
             lisa__fetch(v, static_cast<uint8_t *>(op.v) + at.first(r), at.left(r), wide);
-#pragma unroll
+            LISA_UNROLL
             for (int k = 0; k < N; k++) {
                 x.m[r][k] = lisa__m_value(m[k], m_scale);
                 x.v[r][k] = lisa__v_value(v[k], v_scale);
@@ -187,12 +187,12 @@ struct kept_8bit {
                                                  const place &at, bool wide) {
         const float m_scale = lisa__block_scale(largest_bits(x.m));
         const float v_scale = lisa__block_scale(largest_bits(x.v));
-#pragma unroll
+        LISA_UNROLL
         for (int r = 0; r < RUNS; r++) {
             uint8_t m[N], v[N];
             uint32_t draws[N];
             lisa__philox(op.seed, at.first(r) / N, op.stream, draws);
-#pragma unroll
+            LISA_UNROLL
             for (int k = 0; k < N; k++) {
                 m[k] = lisa__m_code(x.m[r][k], m_scale, draws[k] & 0xFFFFu);
                 v[k] = lisa__v_code(x.v[r][k], v_scale, draws[k] >> 16);
@@ -248,20 +248,20 @@ template <class W, class Kept> __global__ void adamw_kernel(lisa_adamw op, facto
     for (; at.block * LISA_MOMENTS_BLOCK < op.n; at.block += warps) {
         float w[RUNS][N], g[RUNS][N];
         moments x;
-#pragma unroll
+        LISA_UNROLL
         for (int r = 0; r < RUNS; r++) {
             load_masters<W>(w[r], op.weight, op.low, at.first(r), at.left(r), wide);
             lisa__read(g[r], static_cast<const float *>(op.gradient) + at.first(r), at.left(r),
                        wide);
         }
         Kept::load(x, op, at, wide);
-#pragma unroll
+        LISA_UNROLL
         for (int r = 0; r < RUNS; r++)
-#pragma unroll
-            for (int k = 0; k < N; k++)
-                w[r][k] = updated(f, w[r][k], __fmul_rn(g[r][k], scale), x.m[r][k], x.v[r][k]);
+            LISA_UNROLL
+        for (int k = 0; k < N; k++)
+            w[r][k] = updated(f, w[r][k], __fmul_rn(g[r][k], scale), x.m[r][k], x.v[r][k]);
         Kept::store(x, op, at, wide);
-#pragma unroll
+        LISA_UNROLL
         for (int r = 0; r < RUNS; r++)
             store_masters<W>(op.weight, op.low, at.first(r), w[r], at.left(r), wide);
     }
@@ -310,7 +310,7 @@ __device__ __forceinline__ void close(const lisa_master &op, const float (&x)[N]
     uint16_t weight[N];
     uint32_t draws[N];
     lisa__philox(op.seed, i / N, op.stream, draws);
-#pragma unroll
+    LISA_UNROLL
     for (int k = 0; k < N; k++)
         weight[k] = rounded<W>(x[k], draws[k]);
     lisa__put(static_cast<uint16_t *>(op.weight.data) + i, weight, op.n - i, wide);

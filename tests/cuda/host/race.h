@@ -26,6 +26,7 @@ inline void race_block() {}
 inline void race_block_end() {}
 inline void race_block_barrier() {}
 inline void race_warp_barrier(unsigned, unsigned) {}
+inline void race_reset() {}
 inline void race_access(const void *, size_t, Access, const void *) {}
 #endif
 
