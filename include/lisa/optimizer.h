@@ -53,7 +53,7 @@ typedef struct lisa_optimizer_options {
     double lr_factor_head; /* and of the final norm */
     /* 1: lisa_backward updates each tensor as soon as its gradient is whole, so that no more of
      * them than one linear map's exist at a time (and a tied embedding's). One backward for each
-     * lisa_optimizer_step, which then only counts the step; the lr is the one at backward. Not with
+     * lisa_optimizer_step, which then only counts the step. The lr is the one at backward. Not with
      * max_grad_norm or an adapter. Weights come out bit for bit as without it. A gradient that is
      * not finite may be found after other tensors were updated, which the text says. No interrupt
      * is polled between updates. */
