@@ -137,7 +137,9 @@ endif
 
 include liblisa/backend/cuda/cuda.mk
 include tests/cuda/cuda.mk
-cuda_lane_host := $(if $(cuda_host_missing),,$(B)/cuda/host/liblisa-cuda.so)
+cuda_lane = $(if $(cuda_host_missing),,$(addprefix $(B)/cuda/$(1)/,liblisa-cuda.so test_hostdevice))
+cuda_lane_host := $(call cuda_lane,host)
+cuda_lane_asan := $(if $(wildcard $(cuda_asan_preload)),$(call cuda_lane,asan))
 
 # ---- what is built ----------------------------------------------------------------------------
 
@@ -248,7 +250,7 @@ $(filter-out $(c_examples),$(example_programs)): $(B)/examples/%: $(B)/obj/examp
 # ---- tests ------------------------------------------------------------------------------------
 
 run_tests = BUILD='$(abspath $(B))' CC='$(CC)' CXX='$(CXX)' PYTHON='$(PYTHON)' JOBS='$(JOBS)' \
-    CUDA_HOST_MISSING='$(cuda_host_missing)' VARIANT='$(VARIANT)' BLAS='$(BLAS)' SYSTEM_LIBS='$(SYSTEM_LIBS)' MAKE='$(MAKE)' tests/run.sh
+    CUDA_HOST_MISSING='$(cuda_host_missing)' CUDA_ASAN_PRELOAD='$(cuda_asan_preload)' VARIANT='$(VARIANT)' BLAS='$(BLAS)' SYSTEM_LIBS='$(SYSTEM_LIBS)' MAKE='$(MAKE)' tests/run.sh
 has_python_tests := $(if $(wildcard tests/python/test_*.py),python:tests/python)
 has_slow_python := $(if $(wildcard tests/slow/test_*.py),python:tests/slow)
 
@@ -260,10 +262,11 @@ check check-slow:
 	@+$(MAKE) --no-print-directory $(parallel) $@-now
 
 check-now: $(fast_tests) $(cuda_tests) $(cuda_lane_host) $(B)/tests/bench/seven_b all
-	@$(run_tests) $(fast_tests) $(fast_scripts) $(has_python_tests)
+	@$(run_tests) $(fast_tests) $(filter %/test_hostdevice,$(cuda_lane_host)) $(fast_scripts) \
+	    $(has_python_tests)
 
-check-slow-now: $(slow_tests) all
-	@$(run_tests) $(slow_tests) $(slow_scripts) $(has_slow_python)
+check-slow-now: $(slow_tests) $(cuda_tests) $(cuda_lane_host) $(cuda_lane_asan) all
+	@$(run_tests) $(slow_tests) $(filter %/test_hostdevice,$(cuda_lane_asan)) $(slow_scripts) $(has_slow_python)
 
 # The compiled tests and examples alone: what makes sense under a sanitizer.
 check-binaries: $(fast_tests) $(example_programs)
@@ -381,6 +384,7 @@ help:
 	@echo 'check check-slow              run the fast tests, the slow tests'
 	@echo 'demo                          fine-tune a real model with LISA; sets up what it needs'
 	@echo 'asan ubsan tsan valgrind      the compiled fast tests under a checker'
+	@echo 'cuda check-cuda check-gpu     the CUDA module; its tests without a GPU, and on one'
 	@echo 'check-aarch64                 the compiled fast tests, cross-built, under qemu-user'
 	@echo 'lint format bench             style and limits, clang-format, benchmarks'
 	@echo 'install uninstall installcheck   PREFIX=$(PREFIX) LIBDIR INCLUDEDIR DESTDIR'

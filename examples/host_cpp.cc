@@ -116,7 +116,7 @@ int main() {
         std::printf("last loss %.4f\n", train(100));
         /* What a mistake looks like: the text names what was wrong. */
         auto co = options<lisa_context_options>(lisa_context_options_init);
-        co.backend = "abacus";
+        co.backend = "an abacus";
         make<lisa_context>(lisa_context_create, &co);
     } catch (const error &e) {
         std::printf("caught %s\n", e.what());

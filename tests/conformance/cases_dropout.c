@@ -65,15 +65,18 @@ START_TEST(dropout_means_what_it_says) {
     static float x[N], y[N];
     for (int i = 0; i < N; i++)
         x[i] = 1;
-    void *from, *to;
+    void *from, *to, *floats;
     ck_assert_int_eq(conf.ops->alloc(be, &from, LISA_MEM_WORKSPACE, N * sizeof(double)), LISA_OK);
     ck_assert_int_eq(conf.ops->alloc(be, &to, LISA_MEM_WORKSPACE, N * sizeof(double)), LISA_OK);
-    const lisa_typed ones = {x, LISA_DTYPE_F32}, back = {y, LISA_DTYPE_F32};
+    ck_assert_int_eq(conf.ops->alloc(be, &floats, LISA_MEM_WORKSPACE, sizeof x), LISA_OK);
+    const lisa_typed given = {floats, LISA_DTYPE_F32};
     const lisa_typed held = {from, conf.ops->real_dtype}, dropped = {to, conf.ops->real_dtype};
-    ck_assert_int_eq(conf.ops->convert(be, held, ones, N), LISA_OK);
+    ck_assert_int_eq(conf.ops->upload(be, floats, x, sizeof x), LISA_OK);
+    ck_assert_int_eq(conf.ops->convert(be, held, given, N), LISA_OK);
     const lisa_dropout op = {.n = N, .x = held, .y = dropped, .p = 0.2, .seed = 7, .stream = 9};
     ck_assert_int_eq(conf.ops->dropout(be, &op), LISA_OK);
-    ck_assert_int_eq(conf.ops->convert(be, back, dropped, N), LISA_OK);
+    ck_assert_int_eq(conf.ops->convert(be, given, dropped, N), LISA_OK);
+    ck_assert_int_eq(conf.ops->download(be, y, floats, sizeof y), LISA_OK);
     int gone = 0, pairs = 0;
     for (int i = 0; i < N; i++) {
         ck_assert(y[i] == 0 || y[i] == (float)(1 / (1 - 0.2)));
@@ -82,6 +85,7 @@ START_TEST(dropout_means_what_it_says) {
     }
     ck_assert_int_lt(abs(gone - N / 5), 700);   /* five standard deviations are 632 */
     ck_assert_int_lt(abs(pairs - N / 25), 400); /* neighbours go independently */
+    conf.ops->release(be, floats, LISA_MEM_WORKSPACE, sizeof x);
     conf.ops->release(be, from, LISA_MEM_WORKSPACE, N * sizeof(double));
     conf.ops->release(be, to, LISA_MEM_WORKSPACE, N * sizeof(double));
 }

@@ -50,6 +50,8 @@ hostcuda_sanitize_asan := -fsanitize=address,undefined -fno-sanitize-recover=all
 cuda_asan_preload = $(eval cuda_asan_preload := $$(shell $(CXX_HOST) \
     -print-file-name=libclang_rt.asan-$$(shell uname -m).so))$(cuda_asan_preload)
 hostcuda_link_asan = -shared-libasan -Wl,-rpath,$(dir $(cuda_asan_preload))
+# The sanitizer's dlopen does not look beside the module: its libcublas is loaded with it.
+hostcuda_module_asan := -Wl,--no-as-needed -l:libcublas.so.13
 # The hooks are the host device's own; whole accesses, as they stand in the source.
 hostcuda_kernels_race := -O1 -fno-vectorize -fno-slp-vectorize -fsanitize=thread \
     -mllvm -tsan-instrument-func-entry-exit=0 -mllvm -tsan-instrument-atomics=0
@@ -93,7 +95,8 @@ $(hostcuda_dir)/$(1)/libcublas.so.13: $(call hostcuda_objects,$(1),tests/cuda/ho
 $(hostcuda_dir)/$(1)/liblisa-cuda.so: $(call hostcuda_objects,$(1),$(hostcuda_module_sources)) \
     liblisa/backend/cuda/cuda.map $(hostcuda_dir)/$(1)/libhostdevice.so \
     | $(hostcuda_dir)/$(1)/libcublas.so.13
-	$$(call say,LD)$$(call hostcuda_link,$(1)) -L$$(@D) -lhostdevice -ldl -lm \
+	$$(call say,LD)$$(call hostcuda_link,$(1)) -L$$(@D) -lhostdevice $(hostcuda_module_$(1)) \
+	    -ldl -lm \
 	    $(hostcuda_wrap_$(1)) -Wl,--version-script=liblisa/backend/cuda/cuda.map
 
 $(hostcuda_dir)/$(1)/test_hostdevice: $(call hostcuda_objects,$(1),$(hostcuda_planted_sources)) \

@@ -35,7 +35,7 @@ template <class T, int N> __global__ void rope_kernel(lisa_rope op, uint32_t pie
          row += lisa__sheet_next_row()) {
         const size_t line = static_cast<size_t>(op.position[row]) * half + i;
         T *heads = static_cast<T *>(op.x.data) + row * op.ldx + i;
-        T *others = static_cast<T *>(op.also) + row * op.ldalso + i;
+        T *others = op.also_heads > 0 ? static_cast<T *>(op.also) + row * op.ldalso + i : nullptr;
         angles<N> by;
         lisa__read(by.cosines, static_cast<const float *>(op.cos) + line, n, wide);
         lisa__read(by.sines, static_cast<const float *>(op.sin) + line, n, wide);

@@ -17,7 +17,7 @@
  * missing __threadfence), from threads that wait for each other by other means than barriers and
  * warp operations, or from how a GPU rounds in functions that it approximates. In lanes other than
  * the race lane an access outside an allocation is found where it writes next to it, is 16 bytes
- * wide, or is far away. */
+ * wide, or is far away, and a kernel's access to the host's memory is not. */
 #ifndef HOSTDEVICE_H
 #define HOSTDEVICE_H
 
