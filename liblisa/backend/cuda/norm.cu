@@ -1,18 +1,22 @@
 /* RMSNorm and LayerNorm. A team of threads holds a vector in registers from its sums to what is
  * made with them, so that it moves once; one of more than LISA_TEAM_THREADS * LISA_TEAM_ELEMENTS
- * columns is read again. */
+ * columns is read again. Kernels are made for the types of what moves row by row; those of <void,
+ * void> are for what is not aligned: any types, an element at a time. */
 #include "backend/cuda/columns.cuh"
 #include "backend/cuda/kernels.h"
 #include "backend/cuda/teams.cuh"
 
 namespace {
 
+template <class A, class B> constexpr int at_once = lisa__at_once<A, B>;
+template <> constexpr int at_once<void, void> = 1;
+
 /* What a launch is about beside its operation. */
 struct plan {
     lisa__teams teams;
     size_t vectors;
     float eps;
-    bool layer, wide;
+    bool layer;
     float *parts; /* backward: each team's of dweight and dbias, or NULL */
     uint32_t part_floats;
 };
@@ -30,8 +34,14 @@ __device__ __forceinline__ place place_of(const lisa_norm &op, const plan &p, si
     return {vector, vector / op.segments, vector % op.segments * op.cols, vector < p.vectors};
 }
 
+/* A thread's share of any vector, and of the one at a place. */
 template <int N>
-__device__ __forceinline__ lisa__share<N> share_of(const lisa_norm &op, const plan &p,
+__device__ __forceinline__ lisa__share<N> share_of(const lisa_norm &op, const plan &p) {
+    return {op.cols, p.teams.size, threadIdx.x % p.teams.size};
+}
+
+template <int N>
+__device__ __forceinline__ lisa__share<N> share_at(const lisa_norm &op, const plan &p,
                                                    const place &at) {
     return {at.there ? op.cols : 0, p.teams.size, threadIdx.x % p.teams.size};
 }
@@ -66,36 +76,38 @@ __device__ __forceinline__ statistics get_statistics(const lisa_norm &op, const 
     return {0.0f, stats[at.vector]};
 }
 
-/* The sum of (x - mean)^power over a vector; x holds its last tile afterwards. */
-template <int POWER, int N, class X>
-__device__ __forceinline__ float power_sum(float (&x)[lisa__share<N>::K][N], const X *vector,
-                                           const lisa__share<N> &share, const plan &p, float mean,
-                                           bool held) {
+/* ---- forward ---- */
+
+/* The sum of (x - mean)^power over a vector; x holds its last tile afterwards, or `held` it. */
+template <int POWER, class X, int N>
+__device__ __forceinline__ float power_sum(float (&x)[lisa__share<N>::K][N],
+                                           const lisa__share<N> &share, const lisa_norm &op,
+                                           const plan &p, const place &at, float mean, bool held) {
     float sum[1] = {0.0f};
     for (uint32_t tile = 0; tile < p.teams.tiles; tile++) {
         if (!held || p.teams.tiles > 1)
-            share.read(x, vector, tile, p.wide);
-#pragma unroll
+            share.template read_as<X>(x, op.x, at.row * op.ldx + at.column, tile);
+        LISA_UNROLL
         for (int k = 0; k < share.K; k++)
-#pragma unroll
-            for (uint32_t i = 0; i < N; i++) {
-                const float d = i < share.left(share.column(tile, k)) ? x[k][i] - mean : 0.0f;
-                sum[0] += POWER == 1 ? d : d * d;
-            }
+            LISA_UNROLL
+        for (int i = 0; i < N; i++) {
+            const float d = share.has(tile, k) ? x[k][i] - mean : 0.0f;
+            sum[0] += POWER == 1 ? d : d * d;
+        }
     }
     lisa__team_sum(sum, p.teams.size);
     return sum[0];
 }
 
-template <int N, class X>
-__device__ __forceinline__ statistics measure(float (&x)[lisa__share<N>::K][N], const X *vector,
-                                              const lisa__share<N> &share, uint32_t cols,
-                                              const plan &p) {
+template <class X, int N>
+__device__ __forceinline__ statistics measure(float (&x)[lisa__share<N>::K][N],
+                                              const lisa__share<N> &share, const lisa_norm &op,
+                                              const plan &p, const place &at) {
     statistics s = {0.0f, 0.0f};
     if (p.layer)
-        s.mean = power_sum<1>(x, vector, share, p, 0.0f, false) / cols;
-    const float squares = power_sum<2>(x, vector, share, p, s.mean, p.layer);
-    s.rstd = 1.0f / sqrtf(squares / cols + p.eps);
+        s.mean = power_sum<1, X>(x, share, op, p, at, 0.0f, false) / op.cols;
+    const float squares = power_sum<2, X>(x, share, op, p, at, s.mean, p.layer);
+    s.rstd = 1.0f / sqrtf(squares / op.cols + p.eps);
     return s;
 }
 
@@ -104,67 +116,59 @@ template <int N> struct affine {
     static constexpr int K = lisa__share<N>::K;
     float weight[K][N], bias[K][N];
 
-    __device__ __forceinline__ void take(const lisa_norm &op, const lisa__share<N> &share,
-                                         uint32_t tile, bool wide) {
-#pragma unroll
-        for (int k = 0; k < K; k++) {
-            const uint32_t column = share.column(tile, k), n = share.left(column);
-            lisa__read_typed(weight[k], op.weight, column, n, wide);
-            if (op.bias.data != nullptr) {
-                lisa__read_typed(bias[k], op.bias, column, n, wide);
-                continue;
-            }
-#pragma unroll
-            for (int i = 0; i < N; i++)
-                bias[k][i] = 0.0f;
+    __device__ __forceinline__ void take(const lisa__share<N> &share, const lisa_norm &op,
+                                         uint32_t tile) {
+        share.template read_as<void>(weight, op.weight, 0, tile);
+        if (op.bias.data != nullptr) {
+            share.template read_as<void>(bias, op.bias, 0, tile);
+            return;
         }
+        LISA_UNROLL
+        for (int i = 0; i < K * N; i++)
+            bias[i / N][i % N] = 0.0f;
     }
 };
 
 template <class Y, int N>
-__device__ __forceinline__ void
-put_normalised(const float (&x)[lisa__share<N>::K][N], const affine<N> &by, const lisa_norm &op,
-               const plan &p, const place &at, const lisa__share<N> &share, statistics s,
-               uint32_t tile) {
-#pragma unroll
-    for (int k = 0; k < share.K; k++) {
-        const uint32_t column = share.column(tile, k), n = share.left(column);
-        const size_t to = at.column + column;
-        float y[N];
-#pragma unroll
-        for (int i = 0; i < N; i++)
-            y[i] = (x[k][i] - s.mean) * s.rstd * by.weight[k][i] + by.bias[k][i];
-        lisa__write(static_cast<Y *>(op.y.data) + at.row * op.ldy + to, y, n, p.wide);
-        if (op.copy != nullptr)
-            lisa__write(static_cast<float *>(op.copy) + at.row * op.ldx + to, x[k], n, p.wide);
-    }
+__device__ __forceinline__ void put_y(float (&x)[lisa__share<N>::K][N], const affine<N> &by,
+                                      const lisa__share<N> &share, const lisa_norm &op,
+                                      const place &at, statistics s, uint32_t tile) {
+    if (op.copy != nullptr)
+        share.write(static_cast<float *>(op.copy) + at.row * op.ldx + at.column, x, tile);
+    LISA_UNROLL
+    for (int k = 0; k < share.K; k++)
+        LISA_UNROLL
+    for (int i = 0; i < N; i++)
+        x[k][i] = (x[k][i] - s.mean) * s.rstd * by.weight[k][i] + by.bias[k][i];
+    share.template write_as<Y>(op.y, at.row * op.ldy + at.column, x, tile);
 }
 
 template <class X, class Y>
 __global__ void __launch_bounds__(LISA_TEAM_THREADS) forward_kernel(lisa_norm op, plan p) {
-    constexpr int N = lisa__at_once<X, Y>;
-    const lisa__share<N> whole = {op.cols, p.teams.size, threadIdx.x % p.teams.size};
+    constexpr int N = at_once<X, Y>;
+    const lisa__share<N> any = share_of<N>(op, p);
     const bool one_tile = p.teams.tiles == 1;
     affine<N> by;
-    by.take(op, whole, 0, p.wide);
+    by.take(any, op, 0);
     for (size_t base = blockIdx.x * round_of(p); base < p.vectors;
          base += gridDim.x * round_of(p)) {
         const place at = place_of(op, p, base);
-        const lisa__share<N> share = share_of<N>(op, p, at);
-        const X *vector = static_cast<const X *>(op.x.data) + at.row * op.ldx + at.column;
+        const lisa__share<N> share = share_at<N>(op, p, at);
         float x[share.K][N];
-        const statistics s = measure(x, vector, share, op.cols, p);
+        const statistics s = measure<X>(x, share, op, p, at);
         if (at.there && share.member == 0)
             put_statistics(op, p, at.vector, s);
         for (uint32_t tile = 0; tile < p.teams.tiles; tile++) {
             if (!one_tile) {
-                share.read(x, vector, tile, p.wide);
-                by.take(op, whole, tile, p.wide);
+                share.template read_as<X>(x, op.x, at.row * op.ldx + at.column, tile);
+                by.take(any, op, tile);
             }
-            put_normalised<Y>(x, by, op, p, at, share, s, tile);
+            put_y<Y>(x, by, share, op, at, s, tile);
         }
     }
 }
+
+/* ---- backward ---- */
 
 /* A tile of a vector on its way back: dy, dy times the weights, and x normalised. */
 template <int N> struct returning {
@@ -172,126 +176,121 @@ template <int N> struct returning {
     float dy[K][N], g[K][N], xhat[K][N];
 
     template <class X, class D>
-    __device__ __forceinline__ void take(const lisa_norm &op, const plan &p, const place &at,
-                                         const lisa__share<N> &share, statistics s, uint32_t tile) {
-        const X *x = static_cast<const X *>(op.x.data) + at.row * op.ldx + at.column;
-        const D *d = static_cast<const D *>(op.dy.data) + at.row * op.lddy + at.column;
-        share.read(xhat, x, tile, p.wide);
-        share.read(dy, d, tile, p.wide);
-#pragma unroll
-        for (int k = 0; k < K; k++) {
-            const uint32_t column = share.column(tile, k);
-            float w[N];
-            lisa__read_typed(w, op.weight, column, share.left(column), p.wide);
-#pragma unroll
-            for (int i = 0; i < N; i++) {
-                g[k][i] = dy[k][i] * w[i];
-                xhat[k][i] = (xhat[k][i] - s.mean) * s.rstd;
-            }
+    __device__ __forceinline__ void take(const lisa__share<N> &share, const lisa_norm &op,
+                                         const place &at, statistics s, uint32_t tile) {
+        share.template read_as<X>(xhat, op.x, at.row * op.ldx + at.column, tile);
+        share.template read_as<D>(dy, op.dy, at.row * op.lddy + at.column, tile);
+        share.template read_as<void>(g, op.weight, 0, tile);
+        LISA_UNROLL
+        for (int k = 0; k < K; k++)
+            LISA_UNROLL
+        for (int i = 0; i < N; i++) {
+            g[k][i] *= dy[k][i];
+            xhat[k][i] = (xhat[k][i] - s.mean) * s.rstd;
         }
     }
 
     /* Adds to the sums of g and of g xhat. What a thread does not have is 0 in g. */
     __device__ __forceinline__ void add_up(float (&sums)[2]) const {
-#pragma unroll
+        LISA_UNROLL
         for (int k = 0; k < K; k++)
-#pragma unroll
-            for (int i = 0; i < N; i++) {
-                sums[0] += g[k][i];
-                sums[1] += g[k][i] * xhat[k][i];
-            }
+            LISA_UNROLL
+        for (int i = 0; i < N; i++) {
+            sums[0] += g[k][i];
+            sums[1] += g[k][i] * xhat[k][i];
+        }
     }
 };
 
-/* A thread's part of dweight and dbias, of one tile. */
+/* A team's part of dweight and dbias, of one tile. */
 template <int N> struct part {
     static constexpr int K = lisa__share<N>::K;
     float dweight[K][N], dbias[K][N];
 
     __device__ __forceinline__ void clear() {
-#pragma unroll
-        for (int k = 0; k < K; k++)
-#pragma unroll
-            for (int i = 0; i < N; i++)
-                dweight[k][i] = dbias[k][i] = 0.0f;
+        LISA_UNROLL
+        for (int i = 0; i < K * N; i++)
+            dweight[i / N][i % N] = dbias[i / N][i % N] = 0.0f;
     }
 
     __device__ __forceinline__ void add(const returning<N> &r) {
-#pragma unroll
+        LISA_UNROLL
         for (int k = 0; k < K; k++)
-#pragma unroll
-            for (int i = 0; i < N; i++) {
-                dweight[k][i] += r.dy[k][i] * r.xhat[k][i];
-                dbias[k][i] += r.dy[k][i];
-            }
+            LISA_UNROLL
+        for (int i = 0; i < N; i++) {
+            dweight[k][i] += r.dy[k][i] * r.xhat[k][i];
+            dbias[k][i] += r.dy[k][i];
+        }
     }
 
     /* memory: dweight's columns, then dbias's, those that are wanted. */
-    __device__ __forceinline__ void load(const lisa_norm &op, const lisa__share<N> &share,
-                                         const float *memory, uint32_t tile, bool wide) {
+    __device__ __forceinline__ void load(const lisa__share<N> &share, const lisa_norm &op,
+                                         const float *memory, uint32_t tile) {
         if (op.dweight != nullptr)
-            share.read(dweight, memory, tile, wide);
+            share.read(dweight, memory, tile);
         if (op.dbias != nullptr)
-            share.read(dbias, memory + (op.dweight != nullptr ? op.cols : 0), tile, wide);
+            share.read(dbias, memory + (op.dweight != nullptr ? op.cols : 0), tile);
     }
 
-    __device__ __forceinline__ void store(const lisa_norm &op, const lisa__share<N> &share,
-                                          float *memory, uint32_t tile, bool wide) const {
+    __device__ __forceinline__ void store(const lisa__share<N> &share, const lisa_norm &op,
+                                          float *memory, uint32_t tile) const {
         if (op.dweight != nullptr)
-            share.write(memory, dweight, tile, wide);
+            share.write(memory, dweight, tile);
         if (op.dbias != nullptr)
-            share.write(memory + (op.dweight != nullptr ? op.cols : 0), dbias, tile, wide);
+            share.write(memory + (op.dweight != nullptr ? op.cols : 0), dbias, tile);
     }
 };
 
 /* With xhat = (x - mean) rstd and g = dy w: dx = rstd (g - mean(g) - xhat mean(g xhat)), where RMS
  * has no mean(g). */
-template <class G, int N>
-__device__ __forceinline__ void put_dx(const returning<N> &r, const lisa_norm &op, const plan &p,
-                                       const place &at, const lisa__share<N> &share, float rstd,
+template <int N>
+__device__ __forceinline__ void put_dx(returning<N> &r, const lisa__share<N> &share,
+                                       const lisa_norm &op, const place &at, float rstd,
                                        const float (&means)[2], uint32_t tile) {
-#pragma unroll
-    for (int k = 0; k < share.K; k++) {
-        const uint32_t column = share.column(tile, k), n = share.left(column);
-        const size_t to = at.row * op.lddx + at.column + column;
-        G *dx = static_cast<G *>(op.dx.data) + to;
-        float before[N] = {}, d[N];
-        if (op.accumulate)
-            lisa__read(before, dx, n, p.wide);
-#pragma unroll
-        for (int i = 0; i < N; i++)
-            d[i] = before[i] + rstd * (r.g[k][i] - means[0] - r.xhat[k][i] * means[1]);
-        lisa__write(dx, d, n, p.wide);
-        if (op.operand.data != nullptr)
-            lisa__write_typed(op.operand, to, d, n, p.wide);
+    const size_t to = at.row * op.lddx + at.column;
+    LISA_UNROLL
+    for (int k = 0; k < share.K; k++)
+        LISA_UNROLL
+    for (int i = 0; i < N; i++)
+        r.g[k][i] = rstd * (r.g[k][i] - means[0] - r.xhat[k][i] * means[1]);
+    if (op.accumulate) {
+        float(&before)[lisa__share<N>::K][N] = r.xhat; /* done with: registers are scarce */
+        share.template read_as<void>(before, op.dx, to, tile);
+        LISA_UNROLL
+        for (int i = 0; i < share.K * N; i++)
+            r.g[i / N][i % N] += before[i / N][i % N];
     }
+    share.template write_as<void>(op.dx, to, r.g, tile);
+    if (op.operand.data != nullptr)
+        share.template write_as<void>(op.operand, to, r.g, tile);
 }
 
-template <class X, class D, class G>
+/* Parts of a vector of one tile stay in registers until the end, those of others in memory. */
+template <class X, class D>
 __global__ void __launch_bounds__(LISA_TEAM_THREADS) backward_kernel(lisa_norm op, plan p) {
-    constexpr int N = lisa__at_once<X, D> < lisa__per_16<G> ? lisa__at_once<X, D> : lisa__per_16<G>;
-    const lisa__share<N> whole = {op.cols, p.teams.size, threadIdx.x % p.teams.size};
+    constexpr int N = at_once<X, D>;
+    const lisa__share<N> any = share_of<N>(op, p);
     const size_t first = blockIdx.x * round_of(p), team = first + threadIdx.x / p.teams.size;
     float *memory = p.parts + team * p.part_floats;
-    const bool one_tile = p.teams.tiles == 1, wide_parts = op.cols % N == 0;
+    const bool one_tile = p.teams.tiles == 1;
     part<N> sums;
     sums.clear();
     for (size_t base = first; base < p.vectors; base += gridDim.x * round_of(p)) {
         const place at = place_of(op, p, base);
-        const lisa__share<N> share = share_of<N>(op, p, at);
+        const lisa__share<N> share = share_at<N>(op, p, at);
         const statistics s = get_statistics(op, p, at);
         returning<N> r;
         float means[2] = {0.0f, 0.0f};
         for (uint32_t tile = 0; tile < p.teams.tiles; tile++) {
-            r.template take<X, D>(op, p, at, share, s, tile);
+            r.template take<X, D>(share, op, at, s, tile);
             r.add_up(means);
             if (p.parts == nullptr)
                 continue;
             if (!one_tile && base != first)
-                sums.load(op, whole, memory, tile, wide_parts);
+                sums.load(any, op, memory, tile);
             sums.add(r);
             if (!one_tile) {
-                sums.store(op, whole, memory, tile, wide_parts);
+                sums.store(any, op, memory, tile);
                 sums.clear();
             }
         }
@@ -300,24 +299,27 @@ __global__ void __launch_bounds__(LISA_TEAM_THREADS) backward_kernel(lisa_norm o
         means[1] /= op.cols;
         for (uint32_t tile = 0; tile < p.teams.tiles; tile++) {
             if (!one_tile)
-                r.template take<X, D>(op, p, at, share, s, tile);
-            put_dx<G>(r, op, p, at, share, s.rstd, means, tile);
+                r.template take<X, D>(share, op, at, s, tile);
+            put_dx(r, share, op, at, s.rstd, means, tile);
         }
     }
     if (p.parts != nullptr && one_tile)
-        sums.store(op, whole, memory, 0, wide_parts);
+        sums.store(any, op, memory, 0);
 }
 
 /* ---- launches ---- */
 
+bool is_named(lisa_typed x) {
+    return x.data == nullptr || lisa__is_storage(x.dtype);
+}
+
 lisa_status check(lisa_backend *be, const lisa_norm *op) {
     if (op->kind != LISA_NORM_RMS && op->kind != LISA_NORM_LAYER)
         return lisa__cuda_refuse(be, "cuda: norm kind is neither RMS nor LAYER");
-    if (!lisa__is_storage(op->weight.dtype) ||
-        (op->bias.data != nullptr && !lisa__is_storage(op->bias.dtype)))
+    if (!is_named(op->weight) || !is_named(op->bias))
         return lisa__cuda_refuse(be, "cuda: a norm's weight is none of f32, bf16, f16");
-    if (op->operand.data != nullptr && !lisa__is_storage(op->operand.dtype))
-        return lisa__cuda_refuse(be, "cuda: norm_backward: the operand is none of f32, bf16, f16");
+    if (op->cols > LISA_TEAM_COLUMNS)
+        return lisa__cuda_refuse(be, "cuda: a norm of more than 2147483648 columns");
     return LISA_OK;
 }
 
@@ -334,25 +336,30 @@ uint32_t teams_in_block(const plan &p) {
     return p.teams.block / p.teams.size;
 }
 
-/* Of rows that lie ld apart, where segments are `cols` apart within. */
-bool keeps_wide(const lisa_norm *op, const void *data, size_t ld, uint32_t at_once) {
-    return lisa__is_aligned(data) && ld % at_once == 0 &&
-           (op->segments == 1 || op->cols % at_once == 0);
+/* Whether n elements can move at once as far as x, the weight and `other` go. */
+bool is_wide(const lisa_norm *op, lisa_typed other, size_t ld_other, int n) {
+    return lisa__is_aligned(op->x.data) && lisa__is_aligned(op->weight.data) &&
+           lisa__is_aligned(other.data) && op->cols % n == 0 && op->ldx % n == 0 &&
+           ld_other % n == 0;
+}
+
+/* Where there are many vectors, a team takes the weights for some at once. */
+template <class X, class Y>
+lisa_status launch_forward(struct lisa__cuda *cuda, const lisa_norm *op) {
+    const plan p = plan_of(op);
+    const uint64_t some = p.vectors / teams_in_block(p) / 1024;
+    const uint64_t each = some < 1 ? 1 : some < 4 ? some : 4;
+    const uint64_t blocks = lisa__blocks_for(p.vectors, teams_in_block(p) * each);
+    if (blocks == 0)
+        return LISA_OK;
+    LISA_LAUNCH((forward_kernel<X, Y>), lisa__grid(blocks), p.teams.block, 0, cuda->stream, *op, p);
+    return lisa__cuda_launched(&cuda->base, "norm_forward");
 }
 
 template <class X, class Y> lisa_status forward(struct lisa__cuda *cuda, const lisa_norm *op) {
-    constexpr uint32_t N = lisa__at_once<X, Y>;
-    plan p = plan_of(op);
-    p.wide = keeps_wide(op, op->x.data, op->ldx, N) && keeps_wide(op, op->y.data, op->ldy, N) &&
-             lisa__is_aligned(op->copy) && lisa__is_aligned(op->weight.data) &&
-             lisa__is_aligned(op->bias.data);
-    if (p.vectors == 0)
-        return LISA_OK;
-    /* Where there are many, a team takes the weights for some vectors at once. */
-    const uint64_t some = p.vectors / teams_in_block(p) / 1024, each = some < 4 ? some : 4;
-    const uint64_t blocks = lisa__blocks_for(p.vectors, teams_in_block(p) * (each > 0 ? each : 1));
-    LISA_LAUNCH((forward_kernel<X, Y>), lisa__grid(blocks), p.teams.block, 0, cuda->stream, *op, p);
-    return lisa__cuda_launched(&cuda->base, "norm_forward");
+    const bool wide = is_wide(op, op->y, op->ldy, at_once<X, Y>) &&
+                      lisa__is_aligned(op->bias.data) && lisa__is_aligned(op->copy);
+    return wide ? launch_forward<X, Y>(cuda, op) : launch_forward<void, void>(cuda, op);
 }
 
 /* Teams sum up the vectors that they come by: some each, and no more teams than scratch holds the
@@ -382,20 +389,22 @@ lisa_status add_parts(struct lisa__cuda *cuda, const lisa_norm *op, const plan &
     return LISA_OK;
 }
 
-template <class X, class D, class G>
-lisa_status backward(struct lisa__cuda *cuda, const lisa_norm *op) {
-    constexpr uint32_t N =
-        lisa__at_once<X, D> < lisa__per_16<G> ? lisa__at_once<X, D> : lisa__per_16<G>;
+template <class X, class D>
+lisa_status launch_backward(struct lisa__cuda *cuda, const lisa_norm *op) {
     plan p = plan_of(op);
-    p.wide = keeps_wide(op, op->x.data, op->ldx, N) && keeps_wide(op, op->dy.data, op->lddy, N) &&
-             keeps_wide(op, op->dx.data, op->lddx, N) && lisa__is_aligned(op->operand.data) &&
-             lisa__is_aligned(op->weight.data);
-    if (p.vectors == 0)
-        return LISA_OK;
     const uint32_t blocks = divide(&p, op, cuda->scratch);
-    LISA_LAUNCH((backward_kernel<X, D, G>), blocks, p.teams.block, 0, cuda->stream, *op, p);
+    if (blocks == 0)
+        return LISA_OK;
+    LISA_LAUNCH((backward_kernel<X, D>), blocks, p.teams.block, 0, cuda->stream, *op, p);
     LISA_TRY(lisa__cuda_launched(&cuda->base, "norm_backward"));
     return add_parts(cuda, op, p, blocks * teams_in_block(p));
+}
+
+template <class X, class D> lisa_status backward(struct lisa__cuda *cuda, const lisa_norm *op) {
+    const bool wide = is_wide(op, op->dy, op->lddy, at_once<X, D>) &&
+                      lisa__is_aligned(op->dx.data) && lisa__is_aligned(op->operand.data) &&
+                      op->lddx % at_once<X, D> == 0;
+    return wide ? launch_backward<X, D>(cuda, op) : launch_backward<void, void>(cuda, op);
 }
 
 } // namespace
@@ -404,26 +413,21 @@ lisa_status lisa__cuda_norm_forward(lisa_backend *be, const lisa_norm *op) {
     LISA_TRY(check(be, op));
     return lisa__with_types(
         be, op->x.dtype, op->y.dtype,
-        "cuda: norm_forward: x and y are none of f32, bf16, f16, or of two "
-        "16-bit types",
+        "cuda: norm_forward: x or y is none of f32, bf16, f16, or they are of "
+        "two 16-bit types",
         [=](auto x, auto y) { return forward<decltype(x), decltype(y)>(lisa__cuda_of(be), op); });
 }
 
 lisa_status lisa__cuda_norm_backward(lisa_backend *be, const lisa_norm *op) {
-    const char *refusal = "cuda: norm_backward: x, dy and dx are none of f32, bf16, f16, or of two "
-                          "16-bit types";
     LISA_TRY(check(be, op));
+    if (!is_named(op->dx) || !is_named(op->operand))
+        return lisa__cuda_refuse(be, "cuda: norm_backward: dx is none of f32, bf16, f16");
     if (op->cols > LISA_CUDA_SCRATCH / 2)
         return lisa__cuda_refuse(be, "cuda: norm_backward: more than 524288 columns");
-    return lisa__with_types(be, op->x.dtype, op->dy.dtype, refusal, [=](auto x, auto dy) {
-        using X = decltype(x);
-        using D = decltype(dy);
-        return lisa__with_type(be, op->dx.dtype, refusal, [=](auto dx) -> lisa_status {
-            using G = decltype(dx);
-            if constexpr (lisa__go_together<X, G> && lisa__go_together<D, G>)
-                return backward<X, D, G>(lisa__cuda_of(be), op);
-            else
-                return lisa__cuda_refuse(be, refusal);
-        });
-    });
+    return lisa__with_types(be, op->x.dtype, op->dy.dtype,
+                            "cuda: norm_backward: x or dy is none of f32, bf16, f16, or they are "
+                            "of two 16-bit types",
+                            [=](auto x, auto dy) {
+                                return backward<decltype(x), decltype(dy)>(lisa__cuda_of(be), op);
+                            });
 }

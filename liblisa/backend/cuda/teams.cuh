@@ -6,6 +6,8 @@
 
 #include "backend/cuda/storage.cuh"
 
+#include <type_traits>
+
 #define LISA_TEAM_ELEMENTS 16
 #define LISA_TEAM_THREADS 512
 #define LISA_TEAM_COLUMNS (UINT32_C(1) << 31) /* at most */
@@ -35,54 +37,94 @@ static inline lisa__teams lisa__teams_for(uint64_t cols) {
 template <int K> __device__ __forceinline__ void lisa__team_sum(float (&v)[K], uint32_t team) {
     const uint32_t lanes = team < 32 ? team : 32, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     for (uint32_t step = lanes / 2; step > 0; step /= 2)
-#pragma unroll
-        for (int k = 0; k < K; k++)
-            v[k] += __shfl_xor_sync(0xFFFFFFFFu, v[k], step);
+        LISA_UNROLL
+    for (int k = 0; k < K; k++)
+        v[k] += __shfl_xor_sync(0xFFFFFFFFu, v[k], step);
     if (team <= 32)
         return;
     __shared__ float sums[K][32];
     __syncthreads(); /* the last sums have been read */
     if (lane == 0)
-#pragma unroll
-        for (int k = 0; k < K; k++)
-            sums[k][warp] = v[k];
+        LISA_UNROLL
+    for (int k = 0; k < K; k++)
+        sums[k][warp] = v[k];
     __syncthreads();
-#pragma unroll
+    LISA_UNROLL
     for (int k = 0; k < K; k++)
         v[k] = lane < team / 32 ? sums[k][lane] : 0.0f;
     for (uint32_t step = 16; step > 0; step /= 2)
-#pragma unroll
-        for (int k = 0; k < K; k++)
-            v[k] += __shfl_xor_sync(0xFFFFFFFFu, v[k], step);
+        LISA_UNROLL
+    for (int k = 0; k < K; k++)
+        v[k] += __shfl_xor_sync(0xFFFFFFFFu, v[k], step);
 }
 
-/* What one thread has of a vector, N neighbours at a time. */
+/* What one thread has of a vector, in runs of N neighbours. Vectors are aligned for requests of N
+ * elements, and N divides their length. */
 template <int N> struct lisa__share {
     static constexpr int K = LISA_TEAM_ELEMENTS / N;
     uint32_t cols, team, member;
 
-    /* The column of its run k of a tile, and how many columns there are from there on. */
+    /* Where its run k of a tile begins, if there is one. */
     __device__ __forceinline__ uint32_t column(uint32_t tile, int k) const {
         return ((tile * K + k) * team + member) * N;
     }
-    __device__ __forceinline__ uint32_t left(uint32_t column) const {
-        return column < cols ? cols - column : 0;
+    __device__ __forceinline__ bool has(uint32_t tile, int k) const {
+        return column(tile, k) < cols;
+    }
+
+    /* Zeros are what it has not. */
+    template <class T>
+    __device__ __forceinline__ void read(float (&x)[K][N], const T *vector, uint32_t tile) const {
+        T stored[K][N] = {};
+        LISA_UNROLL
+        for (int k = 0; k < K; k++)
+            if (has(tile, k))
+                lisa__fetch_wide(stored[k], vector + column(tile, k));
+        LISA_UNROLL
+        for (int k = 0; k < K; k++)
+            LISA_UNROLL
+        for (int i = 0; i < N; i++)
+            x[k][i] = lisa__widen(stored[k][i]);
     }
 
     template <class T>
-    __device__ __forceinline__ void read(float (&x)[K][N], const T *vector, uint32_t tile,
-                                         bool wide) const {
-#pragma unroll
-        for (int k = 0; k < K; k++)
-            lisa__read(x[k], vector + column(tile, k), left(column(tile, k)), wide);
+    __device__ __forceinline__ void write(T *vector, const float (&x)[K][N], uint32_t tile) const {
+        LISA_UNROLL
+        for (int k = 0; k < K; k++) {
+            T stored[N];
+            LISA_UNROLL
+            for (int i = 0; i < N; i++)
+                stored[i] = lisa__narrow<T>(x[k][i]);
+            if (has(tile, k))
+                lisa__put_wide(vector + column(tile, k), stored);
+        }
+    }
+
+    /* From element `at` on of an array of T, or (void) of a type known when the kernel runs. */
+    template <class T>
+    __device__ __forceinline__ void read_as(float (&x)[K][N], lisa_typed from, size_t at,
+                                            uint32_t tile) const {
+        if constexpr (!std::is_void<T>::value)
+            read(x, static_cast<const T *>(from.data) + at, tile);
+        else if (from.dtype == LISA_DTYPE_F32)
+            read(x, static_cast<const float *>(from.data) + at, tile);
+        else if (from.dtype == LISA_DTYPE_BF16)
+            read(x, static_cast<const __nv_bfloat16 *>(from.data) + at, tile);
+        else
+            read(x, static_cast<const __half *>(from.data) + at, tile);
     }
 
     template <class T>
-    __device__ __forceinline__ void write(T *vector, const float (&x)[K][N], uint32_t tile,
-                                          bool wide) const {
-#pragma unroll
-        for (int k = 0; k < K; k++)
-            lisa__write(vector + column(tile, k), x[k], left(column(tile, k)), wide);
+    __device__ __forceinline__ void write_as(lisa_typed to, size_t at, const float (&x)[K][N],
+                                             uint32_t tile) const {
+        if constexpr (!std::is_void<T>::value)
+            write(static_cast<T *>(to.data) + at, x, tile);
+        else if (to.dtype == LISA_DTYPE_F32)
+            write(static_cast<float *>(to.data) + at, x, tile);
+        else if (to.dtype == LISA_DTYPE_BF16)
+            write(static_cast<__nv_bfloat16 *>(to.data) + at, x, tile);
+        else
+            write(static_cast<__half *>(to.data) + at, x, tile);
     }
 };
 
