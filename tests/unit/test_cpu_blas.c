@@ -226,6 +226,57 @@ START_TEST(test_halves_give_the_bits_of_floats) {
 }
 END_TEST
 
+/* C = A B^T of noise, which the caller frees. */
+static float *product_of_noise(lisa_backend *be, uint32_t m, uint32_t n, uint32_t k) {
+    float *a = noise((size_t)m * k), *b = noise((size_t)n * k), *c = noise((size_t)m * n);
+    const lisa_gemm op = {.m = m,
+                          .n = n,
+                          .k = k,
+                          .trans_b = 1,
+                          .a = {a, LISA_DTYPE_F32},
+                          .lda = k,
+                          .b = {b, LISA_DTYPE_F32},
+                          .ldb = k,
+                          .c = {c, LISA_DTYPE_F32},
+                          .ldc = n,
+                          .alpha = 1.0};
+    ck_assert_int_eq(be->ops->gemm(be, &op), LISA_OK);
+    free(a), free(b);
+    return c;
+}
+
+/* A product by each of the four kinds of tasks (dots, tiles, a split sum, one tile) on some numbers
+ * of threads: the same bits. */
+START_TEST(test_threads_do_not_change_a_bit) {
+    static const uint32_t shapes[][3] = {{30, 700, 8300}, {300, 700, 900}, {16, 16, 9000},
+                                         {1, 1000, 3000}, {513, 60, 4100}, {20, 30, 40}};
+    static const uint32_t threads[] = {1, 2, 3, 16};
+    enum { SHAPES = sizeof shapes / sizeof *shapes, COUNTS = sizeof threads / sizeof *threads };
+    float *first[SHAPES];
+    for (size_t t = 0; t < COUNTS; t++) {
+        lisa_context_options options;
+        ck_assert_int_eq(lisa_context_options_init(&options, sizeof options), LISA_OK);
+        options.n_threads = threads[t];
+        lisa_context *context;
+        ck_assert_int_eq(lisa_context_create(&context, &options), LISA_OK);
+        for (size_t s = 0; s < SHAPES; s++) {
+            const uint32_t m = shapes[s][0], n = shapes[s][1], k = shapes[s][2];
+            state = (uint32_t)s + 1; /* the same operands each time */
+            float *c = product_of_noise(context->be, m, n, k);
+            if (t == 0)
+                first[s] = c;
+            ck_assert_msg(memcmp(first[s], c, (size_t)m * n * sizeof *c) == 0,
+                          "%u x %u x %u differs on %u threads from 1", m, n, k, threads[t]);
+            if (t > 0)
+                free(c);
+        }
+        lisa_context_destroy(context);
+    }
+    for (size_t s = 0; s < SHAPES; s++)
+        free(first[s]);
+}
+END_TEST
+
 /* The guest: what a process with this library in it does before and after its first product.
  * Written to descriptor 3: threads before the first context, and a checksum of a product. */
 static unsigned count_threads(void) {
@@ -343,6 +394,7 @@ static Suite *blas_suite(void) {
     tcase_add_test(tcase, test_products_in_a_guarded_buffer);
     tcase_add_test(tcase, test_many_threads_at_a_time);
     tcase_add_test(tcase, test_halves_give_the_bits_of_floats);
+    tcase_add_test(tcase, test_threads_do_not_change_a_bit);
     tcase_add_test(tcase, test_hosts_own_blas_is_left_alone);
     /* With BLAS=system, which needs no buffer of ours, the environment speaks to the system's. */
     if (lisa__blas_buffer_bytes() > PAGE)
