@@ -209,6 +209,7 @@ static void check_kept(uint32_t dtype, uint32_t moments, size_t n, size_t kind, 
     op.moments = moments;
     op.seed = 0x123456789ABCDEFu;
     op.stream = 0xFEDCBA9876543210u + n;
+    op.first = n % 3 * LISA_MOMENTS_BLOCK;
     conf_case c;
     conf_begin(&c, call_adamw, &op, sizeof op, "adamw dtype %u moments %u n %zu %s first %d", dtype,
                moments, n, gradient_kinds[kind], first);
@@ -442,6 +443,46 @@ START_TEST(kept_draws) {
 }
 END_TEST
 
+/* Elements [from, to) of the update that r is about. */
+static void update_kept_piece(kept_rig *r, size_t from, size_t to) {
+    const size_t block = from / LISA_MOMENTS_BLOCK;
+    const size_t size = r->op.moments == LISA_MOMENTS_BF16 ? 2 : 1;
+    lisa_adamw op = r->op;
+    op.first = from;
+    op.n = to - from;
+    op.weight.data = (float *)op.weight.data + from;
+    op.gradient = (const float *)op.gradient + from;
+    op.m = (char *)op.m + from * size;
+    op.v = (char *)op.v + from * size;
+    op.m_scale += block;
+    op.v_scale += block;
+    ck_assert_int_eq(r->be->ops->adamw(r->be, &op), LISA_OK);
+}
+
+/* An update of pieces is the update of the whole. */
+START_TEST(kept_pieces) {
+    enum { N = 11 * LISA_MOMENTS_BLOCK + 7, CUT = 4 * LISA_MOMENTS_BLOCK };
+    float *gradient = conf_noise(N, 1.0);
+    double *values[2][2];
+    for (int in_pieces = 0; in_pieces < 2; in_pieces++) {
+        kept_rig r = kept_begin((uint32_t)_i, gradient, N);
+        if (in_pieces) {
+            update_kept_piece(&r, CUT, N);
+            update_kept_piece(&r, 0, CUT);
+        } else {
+            update_kept_piece(&r, 0, N);
+        }
+        for (int is_v = 0; is_v < 2; is_v++) {
+            values[in_pieces][is_v] = conf_take(N * sizeof(double));
+            kept_values(&r, is_v, values[in_pieces][is_v]);
+        }
+        kept_end(&r);
+    }
+    ck_assert_mem_eq(values[0][0], values[1][0], N * sizeof(double));
+    ck_assert_mem_eq(values[0][1], values[1][1], N * sizeof(double));
+}
+END_TEST
+
 /* Weights that an update would carry over the largest finite value stay finite. */
 START_TEST(adamw_near_the_largest_value) {
     enum { N = 513 };
@@ -533,6 +574,7 @@ static void begin_master(conf_case *c, uint32_t what, lisa_typed weight, const v
     lisa_master op = {.what = what,
                       .n = n,
                       .weight.dtype = weight.dtype,
+                      .first = n % 3 * LISA_MOMENTS_BLOCK,
                       .seed = 0x123456789ABCDEFu,
                       .stream = 0xFEDCBA9876543210u};
     conf_begin(c, call_master, &op, sizeof op, "master %u dtype %u n %zu", what, weight.dtype, n);
@@ -795,6 +837,7 @@ TCase *conformance_update(void) {
     tcase_add_loop_test(tcase, kept_moments_are_unbiased, LISA_MOMENTS_BF16, LISA_MOMENTS_8BIT + 1);
     tcase_add_loop_test(tcase, kept_v_decays, LISA_MOMENTS_BF16, LISA_MOMENTS_8BIT + 1);
     tcase_add_loop_test(tcase, kept_draws, LISA_MOMENTS_BF16, LISA_MOMENTS_8BIT + 1);
+    tcase_add_loop_test(tcase, kept_pieces, LISA_MOMENTS_BF16, LISA_MOMENTS_8BIT + 1);
     tcase_add_loop_test(tcase, adamw_near_the_largest_value, 1, 3);
     tcase_add_test(tcase, adamw_is_the_formula);
     tcase_add_loop_test(tcase, masters, 1, 3);

@@ -36,7 +36,7 @@
 extern "C" {
 #endif
 
-#define LISA_BACKEND_API_VERSION 3
+#define LISA_BACKEND_API_VERSION 4
 
 /* Flags of a backend. */
 #define LISA_BACKEND_HOST_MEMORY 1u    /* its memory is the host's: weights may be used in place */
@@ -287,10 +287,13 @@ typedef struct lisa_judge {
  * element i would draw from `seed` and `stream`: the low ones for m, the high ones for v. bf16:
  * (bits + d) >> 16 of the magnitude. A code: for e = 0, floor(d + 2^16 x) >> 16 with x in units of
  * the code; for e > 0, (bits + 16 d + 8) >> 20 of the magnitude. Nothing finite becomes Inf, the
- * largest code stands for what is larger, and v > 0 never becomes 0 but the least value above. */
+ * largest code stands for what is larger, and v > 0 never becomes 0 but the least value above.
+ *
+ * Elements from `first` on (a multiple of LISA_MOMENTS_BLOCK) of more: the pointers are to those,
+ * and the draws of element i are those of first + i. */
 #define LISA_MOMENTS_BLOCK 256
 typedef struct lisa_adamw {
-    size_t n;
+    size_t n, first;
     lisa_typed weight; /* in and out */
     void *low;
     const void *gradient; /* real */
@@ -315,7 +318,8 @@ typedef struct lisa_adamw {
  * - F16: (bits - 0x38000000 + (r >> 19)) >> 13; below 2^-14, with x 2^24 = whole + rest: whole + 1
  *   when r < rest 2^32, else whole
  *
- * A finite master never becomes Inf: the largest finite 16-bit value stands for it. */
+ * A finite master never becomes Inf: the largest finite 16-bit value stands for it. `first` as in
+ * lisa_adamw. */
 #define LISA_MASTER_OPEN 1
 #define LISA_MASTER_CLOSE 2
 #define LISA_MASTER_READ 3
@@ -323,7 +327,7 @@ typedef struct lisa_adamw {
 typedef struct lisa_master {
     uint32_t what; /* LISA_MASTER_* */
     uint32_t reserved;
-    size_t n;
+    size_t n, first;
     lisa_typed weight;
     void *low;
     uint64_t seed, stream; /* close: Philox key, and a number no other call shares */

@@ -48,7 +48,7 @@ static void adamw_block(const struct lisa__pieces *all, size_t from, size_t n) {
     vector->kept_load(op->moments, kept, m, v, n);
     vector->adamw(&update->factors, lisa__typed_at(op->weight, from),
                   low_at(op->weight, op->low, from), (const float *)op->gradient + from, m, v, n);
-    vector->draws(op->seed, op->stream, (uint64_t)from / 4, draws);
+    vector->draws(op->seed, op->stream, (uint64_t)(op->first + from) / 4, draws);
     vector->kept_store(op->moments, kept, m, v, draws, n);
 }
 
@@ -109,7 +109,7 @@ static void close_piece(const struct lisa__pieces *all, size_t from, size_t to) 
     const lisa_master *op = all->op;
     uint32_t draws[LISA_CPU_DRAWS];
     for (size_t i = from; i < to; i += LISA_CPU_DRAWS) {
-        all->cpu->vector->draws(op->seed, op->stream, (uint64_t)i / 4, draws);
+        all->cpu->vector->draws(op->seed, op->stream, (uint64_t)(op->first + i) / 4, draws);
         close_block(op, draws, i, lisa__min(LISA_CPU_DRAWS, to - i));
     }
 }

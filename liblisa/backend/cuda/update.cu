@@ -137,7 +137,7 @@ struct kept_bf16 {
         for (int r = 0; r < RUNS; r++) {
             uint16_t m[N], v[N];
             uint32_t draws[N];
-            lisa__philox(op.seed, at.first(r) / N, op.stream, draws);
+            lisa__philox(op.seed, (op.first + at.first(r)) / N, op.stream, draws);
             LISA_UNROLL
             for (int k = 0; k < N; k++) {
                 m[k] = lisa__round_bf16(x.m[r][k], draws[k] << 16);
@@ -191,7 +191,7 @@ struct kept_8bit {
         for (int r = 0; r < RUNS; r++) {
             uint8_t m[N], v[N];
             uint32_t draws[N];
-            lisa__philox(op.seed, at.first(r) / N, op.stream, draws);
+            lisa__philox(op.seed, (op.first + at.first(r)) / N, op.stream, draws);
             LISA_UNROLL
             for (int k = 0; k < N; k++) {
                 m[k] = lisa__m_code(x.m[r][k], m_scale, draws[k] & 0xFFFFu);
@@ -309,7 +309,7 @@ __device__ __forceinline__ void close(const lisa_master &op, const float (&x)[N]
                                       bool wide) {
     uint16_t weight[N];
     uint32_t draws[N];
-    lisa__philox(op.seed, i / N, op.stream, draws);
+    lisa__philox(op.seed, (op.first + i) / N, op.stream, draws);
     LISA_UNROLL
     for (int k = 0; k < N; k++)
         weight[k] = rounded<W>(x[k], draws[k]);
