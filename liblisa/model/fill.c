@@ -6,8 +6,9 @@
 
 #include <math.h>
 
-/* Elements that are staged at once; every staged buffer is of doubles or less. */
-enum { CHUNK = 1 << 18 };
+/* Elements that are staged at once; every staged buffer is of doubles or less. Of masters (a float
+ * each, the weight's 16 bits, and up to a float of low bits) it holds half as many. */
+enum { CHUNK = 1 << 18, MASTERS = CHUNK / 2 };
 #define STAGING_BYTES (LISA__STAGING_BYTES / 2)
 _Static_assert(STAGING_BYTES == CHUNK * sizeof(double), "one chunk a buffer");
 
@@ -178,19 +179,37 @@ static lisa_status upload_converted(lisa_model *model, const lisa_typed *value, 
                                   count * lisa__dtype_size(value->dtype));
 }
 
-static lisa_status write_masters(lisa_model *model, const struct lisa__tensor *t, uint64_t at,
-                                 void *low, uint64_t count, const void *data, uint32_t dtype,
-                                 const struct staging *s) {
-    convert(s->a, LISA_DTYPE_F32, data, dtype, count);
-    LISA_TRY(model->be->ops->upload(model->be, s->device, s->a, count * sizeof(float)));
+/* Split on the device, and copied from there: weights and low bits may lie in host memory. */
+static lisa_status write_some_masters(lisa_model *model, const lisa_typed *weight, void *low,
+                                      uint64_t count, const void *data, uint32_t dtype,
+                                      const struct staging *s) {
+    lisa_backend *be = model->be;
+    float *values = s->device, *low_bits = values + MASTERS;
     const lisa_master op = {
         .what = LISA_MASTER_WRITE,
         .n = count,
-        .weight = {element_at(&t->value, at), t->value.dtype},
-        .low = low,
-        .values = s->device,
+        .weight = {low_bits + MASTERS, weight->dtype},
+        .low = low_bits,
+        .values = values,
     };
-    return model->be->ops->master(model->be, &op);
+    convert(s->a, LISA_DTYPE_F32, data, dtype, count);
+    LISA_TRY(be->ops->upload(be, values, s->a, count * sizeof(float)));
+    LISA_TRY(be->ops->master(be, &op));
+    LISA_TRY(be->ops->copy(be, low, op.low, count * lisa__low_size(weight->dtype)));
+    return be->ops->copy(be, weight->data, op.weight.data, count * sizeof(uint16_t));
+}
+
+static lisa_status write_masters(lisa_model *model, const struct lisa__tensor *t, uint64_t at,
+                                 void *low, uint64_t count, const void *data, uint32_t dtype,
+                                 const struct staging *s) {
+    for (uint64_t i = 0; i < count; i += MASTERS) {
+        const lisa_typed weight = {element_at(&t->value, at + i), t->value.dtype};
+        LISA_TRY(write_some_masters(
+            model, &weight, (unsigned char *)low + i * lisa__low_size(weight.dtype),
+            count - i < MASTERS ? count - i : MASTERS,
+            (const unsigned char *)data + i * lisa__dtype_size(dtype), dtype, s));
+    }
+    return LISA_OK;
 }
 
 static lisa_status put_chunk(lisa_model *model, uint32_t index, uint64_t at, uint64_t count,
@@ -244,8 +263,16 @@ lisa_status lisa__reserve_group(lisa_model *model, uint32_t group) {
     return lisa__model_reserve(model, part);
 }
 
+/* What is under way between the host's memory and the device may be of what is written next. */
+static lisa_status wait_for_transfers(lisa_model *model) {
+    for (uint32_t slot = 0; slot < LISA_TRANSFER_SLOTS; slot++)
+        LISA_TRY(model->be->ops->transfer_wait(model->be, slot));
+    return LISA_OK;
+}
+
 lisa_status lisa__make_writable(lisa_model *model, uint32_t group) {
     LISA_TRY(lisa__reserve_group(model, group));
+    LISA_TRY(wait_for_transfers(model));
     if (!model->stream.is_on)
         return lisa__model_own_group(model, group);
     /* Streamed layers are written where they lie. */

@@ -109,7 +109,7 @@ static lisa_status reserve_weights(lisa_optimizer *o) {
 }
 
 static lisa_status check_offload(const lisa_optimizer *o) {
-    if (o->options.state_policy != LISA_STATE_OFFLOAD || o->shape.offload_to_memory ||
+    if (o->options.state_policy != LISA_STATE_OFFLOAD || o->shape.streamed ||
         o->options.scratch_dir != NULL)
         return LISA_OK;
     return lisa__fail(LISA_E_INVAL,
@@ -130,10 +130,8 @@ static lisa_status alloc_state(lisa_optimizer *o) {
     LISA_TRY(lisa__layout_check(&o->layout));
     LISA_TRY(clear_outcome(o));
     LISA_TRY(alloc_tables(o));
-    return o->shape.offload_to_memory
-               ? LISA_OK
-               : lisa__scratch_create(&o->away, context, o->options.scratch_dir,
-                                      lisa__offload_bytes(&o->shape));
+    return lisa__scratch_create(&o->away, context, o->options.scratch_dir,
+                                lisa__offload_bytes(&o->shape));
 }
 
 /* Everything trains from the start, if the slots hold all layers; else the layers wait for a mask.

@@ -32,7 +32,7 @@ struct lisa_optimizer {
     struct lisa__state_shape shape;
     struct lisa__layout layout;
     struct lisa__state_memory memory;
-    struct lisa__scratch away;  /* OFFLOAD: L layers' states */
+    struct lisa__scratch away;  /* OFFLOAD on a host's memory: L layers' states */
     struct lisa__group *groups; /* [L + 2] */
     uint32_t *slot_taken;       /* [n_slots] */
     uint8_t *wanted;            /* [L + 2], scratch of apply_mask */

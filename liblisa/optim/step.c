@@ -1,7 +1,5 @@
 /* The update: one AdamW step of the active groups. */
-#include "optim/optimizer.h"
-
-#include "core/dtype.h"
+#include "optim/spans.h"
 
 #include <math.h>
 #include <string.h>
@@ -17,69 +15,31 @@ static double group_lr(const lisa_optimizer *o, uint32_t group) {
     return t < p->warmup_steps ? lr * ((double)t / p->warmup_steps) : lr;
 }
 
-/* What is updated at once: a tensor, or a row of a sparse embedding. */
-struct part {
-    uint64_t n;
-    lisa_typed weight;
-    void *low, *gradient;
-    unsigned char *m, *v;
-    uint64_t draw; /* below the number of parts that there can be */
-};
-
 /* No other update of a moment, and no closing of a master, draws from the same. */
-static uint64_t rounding_stream(const lisa_optimizer *o, const struct part *part) {
-    const uint64_t n_parts = (uint64_t)o->trained->n + o->shape.embedding_rows;
-    return 1ull << 63 | ((o->updates - 1) * n_parts + part->draw);
+static uint64_t rounding_stream(const lisa_optimizer *o, const struct lisa__span *span) {
+    const uint64_t n_spans = (uint64_t)o->trained->n + o->shape.embedding_rows;
+    return 1ull << 63 | ((o->updates - 1) * n_spans + span->draw);
 }
 
-static struct part whole_tensor(const lisa_optimizer *o, uint32_t index) {
-    const struct lisa__tensor_desc *d = &o->trained->descs[index];
-    const struct lisa__tensor *t = &o->trained->tensors[index];
-    const struct lisa__state state = lisa__group_state(o, d->group);
-    const uint64_t place = lisa__tensor_place(&o->shape, index).moment;
-    return (struct part){
-        .n = d->n_elements,
-        .weight = t->value,
-        .low = t->low,
-        .gradient = t->gradient,
-        .m = (unsigned char *)state.m + place,
-        .v = (unsigned char *)state.v + place,
-        .draw = index,
-    };
-}
-
-static struct part row_of(const lisa_optimizer *o, uint32_t index, uint32_t slot) {
-    const struct lisa__extent row = lisa__row_extent(&o->shape, &o->trained->descs[index]);
-    struct part part = whole_tensor(o, index);
-    part.n = row.elements;
-    part.weight = lisa__values_from(&part.weight, o->rows.row_of[slot] * row.elements);
-    part.low = part.low != NULL ? (unsigned char *)part.low + slot * row.low : NULL;
-    part.gradient = (unsigned char *)part.gradient + slot * row.elements * o->model->real_size;
-    part.m += slot * row.moment;
-    part.v += slot * row.moment;
-    part.draw = (uint64_t)o->trained->n + slot;
-    return part;
-}
-
-static lisa_status update_part(const lisa_optimizer *o, uint32_t index, const struct part *part) {
+static lisa_status update_span(const lisa_optimizer *o, uint32_t tensor,
+                               const struct lisa__span *span) {
     lisa_backend *be = o->model->be;
     const lisa_optimizer_options *p = &o->options;
-    const struct lisa__tensor_desc *d = &o->trained->descs[index];
-    const uint64_t codes = lisa__code_bytes(part->n);
-    const uint32_t moments = o->shape.moments[lisa__part_of(&o->shape, d->group)];
+    const struct lisa__tensor_desc *d = &o->trained->descs[tensor];
     const double t = (double)(o->groups[d->group].steps + 1);
     const lisa_adamw op = {
-        .n = part->n,
-        .weight = part->weight,
-        .low = part->low,
-        .gradient = part->gradient,
-        .m = part->m,
-        .v = part->v,
-        .moments = moments,
-        .m_scale = moments == LISA_MOMENTS_8BIT ? (float *)(void *)(part->m + codes) : NULL,
-        .v_scale = moments == LISA_MOMENTS_8BIT ? (float *)(void *)(part->v + codes) : NULL,
+        .n = span->n,
+        .first = span->first,
+        .weight = span->weight,
+        .low = span->low,
+        .gradient = span->gradient,
+        .m = span->m,
+        .v = span->v,
+        .moments = o->shape.moments[lisa__part_of(&o->shape, d->group)],
+        .m_scale = span->m_scale,
+        .v_scale = span->v_scale,
         .seed = p->seed,
-        .stream = rounding_stream(o, part),
+        .stream = rounding_stream(o, span),
         .lr = group_lr(o, d->group),
         .beta1 = p->beta1,
         .beta2 = p->beta2,
@@ -93,15 +53,7 @@ static lisa_status update_part(const lisa_optimizer *o, uint32_t index, const st
 }
 
 static lisa_status update_tensor(const lisa_optimizer *o, uint32_t index) {
-    if (!lisa__is_sparse(&o->shape, index)) {
-        const struct part part = whole_tensor(o, index);
-        return update_part(o, index, &part);
-    }
-    for (uint32_t slot = 0; slot < o->rows.n_used; slot++) {
-        const struct part part = row_of(o, index, slot);
-        LISA_TRY(update_part(o, index, &part));
-    }
-    return LISA_OK;
+    return lisa__visit_spans(o, index, LISA__STATE_UPDATED, update_span);
 }
 
 static lisa_status update_all(const lisa_optimizer *o) {

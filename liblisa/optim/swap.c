@@ -1,5 +1,5 @@
 /* Another mask comes into force: layers leave their slots, others take them. */
-#include "optim/optimizer.h"
+#include "optim/spans.h"
 
 #include "core/dtype.h"
 
@@ -17,65 +17,78 @@ static struct lisa__extent extent_of(const lisa_optimizer *o, uint32_t group) {
     return is_layer(o, group) ? o->memory.layer : group == 0 ? o->memory.embedding : o->memory.head;
 }
 
-/* A layer's state in host memory or in the scratch file. */
+/* A layer's state in the scratch file. */
 static struct lisa__state away_at(const lisa_optimizer *o, uint32_t group) {
-    unsigned char *all = o->shape.offload_to_memory ? o->memory.away : o->away.base;
-    unsigned char *base = all + (group - 1) * lisa__slot_bytes(&o->memory.layer);
+    unsigned char *base =
+        (unsigned char *)o->away.base + (group - 1) * lisa__slot_bytes(&o->memory.layer);
     const uint64_t moment = o->memory.layer.moment;
     return (struct lisa__state){base, base + moment, base + 2 * moment};
 }
 
 static lisa_status copy_state(const lisa_optimizer *o, struct lisa__state to,
-                              struct lisa__state from, int to_host) {
+                              struct lisa__state from) {
     lisa_backend *be = o->model->be;
-    const uint64_t moment = o->memory.layer.moment;
-    const struct {
-        void *to, *from;
-        uint64_t bytes;
-    } parts[] = {
-        {to.m, from.m, moment}, {to.v, from.v, moment}, {to.low, from.low, o->memory.layer.low}};
-    for (int i = 0; i < 3; i++) {
-        if (parts[i].bytes == 0)
-            continue;
-        LISA_TRY(to_host ? be->ops->download(be, parts[i].to, parts[i].from, parts[i].bytes)
-                         : be->ops->upload(be, parts[i].to, parts[i].from, parts[i].bytes));
+    const struct lisa__extent *layer = &o->memory.layer;
+    LISA_TRY(be->ops->copy(be, to.m, from.m, layer->moment));
+    LISA_TRY(be->ops->copy(be, to.v, from.v, layer->moment));
+    return layer->low == 0 ? LISA_OK : be->ops->copy(be, to.low, from.low, layer->low);
+}
+
+static lisa_status open_span(const lisa_optimizer *o, uint32_t tensor,
+                             const struct lisa__span *span) {
+    lisa_backend *be = o->model->be;
+    const lisa_master op = {
+        .what = LISA_MASTER_OPEN, .n = span->n, .weight = span->weight, .low = span->low};
+    (void)tensor;
+    return be->ops->master(be, &op);
+}
+
+static lisa_status close_span(const lisa_optimizer *o, uint32_t tensor,
+                              const struct lisa__span *span) {
+    lisa_backend *be = o->model->be;
+    const uint32_t group = o->trained->descs[tensor].group;
+    const lisa_master op = {
+        .what = LISA_MASTER_CLOSE,
+        .n = span->n,
+        .first = span->first,
+        .weight = span->weight,
+        .low = span->low,
+        .seed = o->options.seed,
+        .stream = (uint64_t)o->groups[group].rounded * o->trained->n + tensor,
+    };
+    return be->ops->master(be, &op);
+}
+
+/* Opens or closes the masters of a group's 16-bit weights. */
+static lisa_status masters(const lisa_optimizer *o, uint32_t group, lisa__span_visitor visit) {
+    for (uint32_t i = 0; i < o->trained->n; i++) {
+        const struct lisa__tensor_desc *d = &o->trained->descs[i];
+        if (d->group == group && lisa__low_size(d->dtype) != 0 && !lisa__is_sparse(&o->shape, i))
+            LISA_TRY(lisa__visit_spans(o, i, LISA__LOW_BITS_MADE, visit));
     }
     return LISA_OK;
 }
 
-/* Opens or closes the masters of a group's 16-bit weights. */
-static lisa_status masters(lisa_optimizer *o, uint32_t group, uint32_t what) {
+/* A state that is away has never been used: nothing is under way to or from it. */
+static lisa_status clear(const lisa_optimizer *o, uint32_t group, void *state, uint64_t bytes) {
     lisa_backend *be = o->model->be;
-    const struct lisa__parameters *trained = o->trained;
-    const struct lisa__state state = lisa__group_state(o, group);
-    for (uint32_t i = 0; i < trained->n; i++) {
-        const struct lisa__tensor_desc *d = &trained->descs[i];
-        if (d->group != group || lisa__low_size(d->dtype) == 0 || lisa__is_sparse(&o->shape, i))
-            continue;
-        const lisa_master op = {
-            .what = what,
-            .n = d->n_elements,
-            .weight = trained->tensors[i].value,
-            .low = at(state.low, lisa__tensor_place(&o->shape, i).low),
-            .seed = o->options.seed,
-            .stream = (uint64_t)o->groups[group].rounded * trained->n + i,
-        };
-        LISA_TRY(be->ops->master(be, &op));
-    }
+    if (!lisa__is_away(&o->shape, group))
+        return be->ops->zero(be, state, bytes);
+    if (bytes != 0)
+        memset(state, 0, bytes);
     return LISA_OK;
 }
 
 /* m = v = 0, low bits from the weights alone. */
 static lisa_status begin_state(lisa_optimizer *o, uint32_t group) {
-    lisa_backend *be = o->model->be;
     const struct lisa__state state = lisa__group_state(o, group);
     const uint64_t moment = extent_of(o, group).moment;
-    LISA_TRY(be->ops->zero(be, state.m, moment));
-    LISA_TRY(be->ops->zero(be, state.v, moment));
+    LISA_TRY(clear(o, group, state.m, moment));
+    LISA_TRY(clear(o, group, state.v, moment));
     /* Those of a sparse embedding's rows are opened when they come to train. */
     if (group == 0 && o->rows.n_slots != 0 && state.low != NULL)
-        LISA_TRY(be->ops->zero(be, state.low, o->memory.embedding.low));
-    LISA_TRY(masters(o, group, LISA_MASTER_OPEN));
+        LISA_TRY(clear(o, group, state.low, o->memory.embedding.low));
+    LISA_TRY(masters(o, group, open_span));
     o->groups[group].steps = 0;
     o->groups[group].has_state = 1;
     return LISA_OK;
@@ -85,7 +98,7 @@ static lisa_status begin_state(lisa_optimizer *o, uint32_t group) {
 static lisa_status drop_state(lisa_optimizer *o, uint32_t group) {
     struct lisa__group *g = &o->groups[group];
     if (g->steps != 0) {
-        LISA_TRY(masters(o, group, LISA_MASTER_CLOSE));
+        LISA_TRY(masters(o, group, close_span));
         g->rounded++;
     }
     g->has_state = 0;
@@ -96,7 +109,7 @@ static lisa_status drop_state(lisa_optimizer *o, uint32_t group) {
 static lisa_status leave_slot(lisa_optimizer *o, uint32_t group) {
     struct lisa__group *g = &o->groups[group];
     if (o->options.state_policy == LISA_STATE_OFFLOAD)
-        LISA_TRY(copy_state(o, away_at(o, group), lisa__group_state(o, group), 1));
+        LISA_TRY(copy_state(o, away_at(o, group), lisa__group_state(o, group)));
     else
         LISA_TRY(drop_state(o, group));
     o->slot_taken[g->slot] = 0;
@@ -109,16 +122,16 @@ static lisa_status leave(lisa_optimizer *o, uint32_t group) {
     g->active = 0;
     if (!is_layer(o, group))
         return LISA_OK;
-    if (o->options.state_policy != LISA_STATE_KEEP)
+    if (!lisa__is_kept(&o->shape))
         LISA_TRY(leave_slot(o, group));
     /* After the last rounding of its weights. */
     return o->adapter == NULL ? lisa__model_disown_group(o->model, group) : LISA_OK;
 }
 
-/* A slot for a layer: its own under KEEP, else the first that is free. */
+/* A slot for a layer: its own where each has one, else the first that is free. */
 static void take_slot(lisa_optimizer *o, uint32_t group) {
     uint32_t slot = 0;
-    if (o->options.state_policy == LISA_STATE_KEEP)
+    if (lisa__is_kept(&o->shape))
         slot = group - 1;
     else
         while (o->slot_taken[slot])
@@ -137,7 +150,7 @@ static lisa_status arrive(lisa_optimizer *o, uint32_t group) {
     g->active = 1;
     if (!g->has_state)
         return begin_state(o, group);
-    return needs_slot ? copy_state(o, lisa__group_state(o, group), away_at(o, group), 0) : LISA_OK;
+    return needs_slot ? copy_state(o, lisa__group_state(o, group), away_at(o, group)) : LISA_OK;
 }
 
 /* Where a group's low bits lie, in a slot or away; NULL where it has none. */

@@ -132,7 +132,7 @@ static lisa_status plan_training(struct planner *p, lisa_plan_report *report) {
     if (!plan->adapted)
         LISA_TRY(plan_all_homes(p, &shape));
     lisa__state_layout(&layout, &unused, &shape);
-    p->bytes[LISA_MEM_DISK] += shape.offload_to_memory ? 0 : lisa__offload_bytes(&shape);
+    p->bytes[LISA_MEM_DISK] += lisa__offload_bytes(&shape);
     report->n_trained = trained_elements(p, &shape);
     return add(p, &layout);
 }

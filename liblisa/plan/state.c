@@ -9,6 +9,10 @@ static uint64_t round_up(uint64_t n, uint64_t to) {
     return (n + to - 1) / to * to;
 }
 
+static uint64_t larger(uint64_t a, uint64_t b) {
+    return a > b ? a : b;
+}
+
 struct lisa__state_shape lisa__state_shape_of(const struct lisa__tensor_desc *descs,
                                               uint32_t n_tensors, const lisa_model_config *config,
                                               const lisa_optimizer_options *options,
@@ -29,7 +33,8 @@ struct lisa__state_shape lisa__state_shape_of(const struct lisa__tensor_desc *de
         .in_backward = options->update_in_backward,
         .embedding_rows = options->embedding_rows,
         .tied_head = config->tied_head,
-        .offload_to_memory = (ops->flags & LISA_BACKEND_HOST_MEMORY) == 0,
+        .streamed = options->state_policy == LISA_STATE_OFFLOAD &&
+                    (ops->flags & LISA_BACKEND_HOST_MEMORY) == 0,
         .real_size = lisa__dtype_size(ops->real_dtype),
     };
     for (uint32_t p = 0; p < LISA__PARTS; p++)
@@ -51,12 +56,18 @@ uint64_t lisa__code_bytes(uint64_t n) {
     return round_up(n, LISA__ALIGN);
 }
 
+size_t lisa__moment_size(const struct lisa__state_shape *s, uint32_t moments) {
+    return moments == LISA_MOMENTS_8BIT   ? sizeof(uint8_t)
+           : moments == LISA_MOMENTS_BF16 ? sizeof(uint16_t)
+                                          : s->real_size;
+}
+
 /* Of one moment of n elements, to a multiple of 64. */
-static uint64_t moment_bytes(uint32_t moments, uint64_t n, size_t real_size) {
+static uint64_t moment_bytes(const struct lisa__state_shape *s, uint32_t moments, uint64_t n) {
     const uint64_t n_blocks = round_up(n, LISA_MOMENTS_BLOCK) / LISA_MOMENTS_BLOCK;
     if (moments == LISA_MOMENTS_8BIT)
         return lisa__code_bytes(n) + round_up(n_blocks * sizeof(float), LISA__ALIGN);
-    return round_up(n * (moments == LISA_MOMENTS_BF16 ? sizeof(uint16_t) : real_size), LISA__ALIGN);
+    return round_up(n * lisa__moment_size(s, moments), LISA__ALIGN);
 }
 
 static int is_sparse(const struct lisa__state_shape *s, const struct lisa__tensor_desc *t) {
@@ -65,6 +76,21 @@ static int is_sparse(const struct lisa__state_shape *s, const struct lisa__tenso
 
 int lisa__is_sparse(const struct lisa__state_shape *s, uint32_t index) {
     return is_sparse(s, &s->tensors[index]);
+}
+
+int lisa__is_away(const struct lisa__state_shape *s, uint32_t group) {
+    return s->streamed && !(group == 0 && s->embedding_rows != 0);
+}
+
+int lisa__is_kept(const struct lisa__state_shape *s) {
+    return s->policy == LISA_STATE_KEEP || s->streamed;
+}
+
+static int trains(const struct lisa__state_shape *s, uint32_t group) {
+    const uint32_t part = lisa__part_of(s, group);
+    return part == LISA__PART_EMBEDDING ? s->train_embedding != 0
+           : part == LISA__PART_HEAD    ? s->train_head != 0
+                                        : s->max_active != 0;
 }
 
 uint64_t lisa__trained_elements(const struct lisa__state_shape *s,
@@ -78,7 +104,7 @@ static struct lisa__extent extent_of(const struct lisa__state_shape *s,
     const uint32_t moments = s->moments[lisa__part_of(s, t->group)];
     return (struct lisa__extent){
         .elements = n,
-        .moment = moment_bytes(moments, n, s->real_size),
+        .moment = moment_bytes(s, moments, n),
         .low = round_up(n * lisa__low_size(t->dtype), LISA__ALIGN),
     };
 }
@@ -127,12 +153,33 @@ static struct lisa__extent largest_layer(const struct lisa__state_shape *s) {
 }
 
 static struct lisa__state take_state(struct lisa__layout *layout, const struct lisa__extent *e,
-                                     uint64_t n) {
+                                     uint64_t n, int away) {
+    const uint32_t moments = away ? LISA_MEM_HOST : LISA_MEM_MOMENTS;
     struct lisa__state out;
-    out.m = lisa__take(layout, LISA_MEM_MOMENTS, n, e->moment);
-    out.v = lisa__take(layout, LISA_MEM_MOMENTS, n, e->moment);
-    out.low = lisa__take(layout, LISA_MEM_LOW_BITS, n, e->low);
+    out.m = lisa__take(layout, moments, n, e->moment);
+    out.v = lisa__take(layout, moments, n, e->moment);
+    out.low = lisa__take(layout, away ? LISA_MEM_HOST : LISA_MEM_LOW_BITS, n, e->low);
     return out;
+}
+
+/* Large enough for copies at the speed of the bus, small beside a layer. */
+#define WINDOW_ELEMENTS (UINT64_C(1) << 21)
+_Static_assert(WINDOW_ELEMENTS % LISA_MOMENTS_BLOCK == 0, "a piece begins where a block does");
+
+/* Of the largest piece of a tensor that may train. */
+static struct lisa__extent window_extent(const struct lisa__state_shape *s) {
+    struct lisa__extent most = {0, 0, 0};
+    for (uint32_t i = 0; s->streamed && i < s->n_tensors; i++) {
+        const struct lisa__tensor_desc *t = &s->tensors[i];
+        const uint64_t n = t->n_elements < WINDOW_ELEMENTS ? t->n_elements : WINDOW_ELEMENTS;
+        const struct lisa__extent e = extent_of(s, t, n);
+        if (!trains(s, t->group) || is_sparse(s, t))
+            continue;
+        most.elements = larger(most.elements, round_up(n, LISA_MOMENTS_BLOCK));
+        most.moment = larger(most.moment, e.moment);
+        most.low = larger(most.low, e.low);
+    }
+    return most;
 }
 
 /* A tensor of a block that backward finishes together with the one before it: roles come in pairs.
@@ -155,10 +202,6 @@ uint64_t lisa__shared_gradient_place(const struct lisa__state_shape *s, uint32_t
     if (part != LISA__PART_LAYERS)
         return place + lisa__tensor_place(s, index).elements;
     return is_second(s, index) ? place + round_up(s->tensors[index - 1].n_elements, 16) : place;
-}
-
-static uint64_t larger(uint64_t a, uint64_t b) {
-    return a > b ? a : b;
 }
 
 /* The most that one pair of a layer's tensors takes. */
@@ -187,8 +230,7 @@ static uint64_t gradient_elements(const struct lisa__state_shape *s,
 void lisa__state_layout(struct lisa__layout *layout, struct lisa__state_memory *out,
                         const struct lisa__state_shape *s) {
     memset(out, 0, sizeof *out);
-    const uint32_t n_slots =
-        s->policy == LISA_STATE_KEEP && s->max_active != 0 ? s->n_layers : s->max_active;
+    const uint32_t n_slots = lisa__is_kept(s) && s->max_active != 0 ? s->n_layers : s->max_active;
     out->n_slots = n_slots;
     out->layer = largest_layer(s);
     if (s->train_embedding)
@@ -197,27 +239,35 @@ void lisa__state_layout(struct lisa__layout *layout, struct lisa__state_memory *
         out->head = group_extent(s, s->n_layers + 1);
     out->gradient_elements = LISA__GRADIENT_HEADER + gradient_elements(s, out);
     out->gradients = lisa__take(layout, LISA_MEM_GRADIENTS, out->gradient_elements, s->real_size);
-    out->slots = take_state(layout, &out->layer, n_slots);
-    out->embedding_state = take_state(layout, &out->embedding, 1);
-    out->head_state = take_state(layout, &out->head, 1);
+    out->window = window_extent(s);
+    out->slots = take_state(layout, &out->layer, n_slots, s->streamed);
+    out->embedding_state = take_state(layout, &out->embedding, 1, lisa__is_away(s, 0));
+    out->head_state = take_state(layout, &out->head, 1, s->streamed);
+    out->windows = take_state(layout, &out->window, LISA__STATE_WINDOWS, 0);
     out->squares = lisa__take(layout, LISA_MEM_WORKSPACE, s->n_tensors, sizeof *out->squares);
     out->outcome = lisa__take(layout, LISA_MEM_WORKSPACE, 1, sizeof *out->outcome);
     out->posted = lisa__take(layout, LISA_MEM_HOST, 1, sizeof *out->posted);
-    if (s->offload_to_memory)
-        out->away = lisa__take(layout, LISA_MEM_HOST, 1, lisa__offload_bytes(s));
 }
 
 static void *advance(void *base, uint64_t bytes) {
     return base == NULL ? NULL : (unsigned char *)base + bytes;
 }
 
-struct lisa__state lisa__slot_at(const struct lisa__state_memory *memory, uint32_t i) {
-    const uint64_t moments = i * memory->layer.moment;
+static struct lisa__state state_at(struct lisa__state first, const struct lisa__extent *extent,
+                                   uint32_t i) {
     return (struct lisa__state){
-        .m = advance(memory->slots.m, moments),
-        .v = advance(memory->slots.v, moments),
-        .low = advance(memory->slots.low, i * memory->layer.low),
+        .m = advance(first.m, i * extent->moment),
+        .v = advance(first.v, i * extent->moment),
+        .low = advance(first.low, i * extent->low),
     };
+}
+
+struct lisa__state lisa__slot_at(const struct lisa__state_memory *memory, uint32_t i) {
+    return state_at(memory->slots, &memory->layer, i);
+}
+
+struct lisa__state lisa__window_at(const struct lisa__state_memory *memory, uint32_t i) {
+    return state_at(memory->windows, &memory->window, i);
 }
 
 uint64_t lisa__slot_bytes(const struct lisa__extent *extent) {
@@ -225,7 +275,7 @@ uint64_t lisa__slot_bytes(const struct lisa__extent *extent) {
 }
 
 uint64_t lisa__offload_bytes(const struct lisa__state_shape *s) {
-    if (s->policy != LISA_STATE_OFFLOAD || s->max_active == 0)
+    if (s->policy != LISA_STATE_OFFLOAD || s->streamed || s->max_active == 0)
         return 0;
     const struct lisa__extent layer = largest_layer(s);
     return s->n_layers * lisa__slot_bytes(&layer);

@@ -45,7 +45,7 @@ struct lisa__state_shape {
     uint32_t in_backward;          /* update_in_backward */
     uint32_t embedding_rows;       /* of the option; 0: the embedding is dense */
     uint32_t tied_head;
-    uint32_t offload_to_memory; /* OFFLOAD keeps states in host memory, not in a scratch file */
+    uint32_t streamed; /* OFFLOAD on a device: states are in host memory, and come in pieces */
     size_t real_size;
 };
 
@@ -55,17 +55,21 @@ struct lisa__outcome {
     double loss; /* the sum over its targets */
 };
 
+/* Pieces of a streamed state on the device: one that is updated, and one on its way. */
+#define LISA__STATE_WINDOWS 2
+
 struct lisa__state_memory {
     struct lisa__extent embedding, layer, head;
+    struct lisa__extent window; /* of a piece; nothing where states are not streamed */
     uint32_t n_slots;
     uint64_t gradient_elements; /* the most, header included */
     void *gradients;
-    struct lisa__state slots; /* n_slots after each other */
+    struct lisa__state slots;   /* n_slots after each other */
+    struct lisa__state windows; /* LISA__STATE_WINDOWS after each other */
     struct lisa__state embedding_state, head_state;
     double *squares;               /* [n_tensors] of gradients */
     struct lisa__outcome *outcome; /* on the device */
     struct lisa__outcome *posted;  /* its last copy, in host memory */
-    void *away;                    /* OFFLOAD to host memory: L layers' states */
 };
 
 /* What an optimizer with these (checked) options holds. */
@@ -82,6 +86,12 @@ uint32_t lisa__part_of(const struct lisa__state_shape *shape, uint32_t group);
 
 /* Whether tensor `index` is the embedding, of which embedding_rows rows train. */
 int lisa__is_sparse(const struct lisa__state_shape *shape, uint32_t index);
+
+/* Whether the state of a group is streamed: that of a sparse embedding stays on the device. */
+int lisa__is_away(const struct lisa__state_shape *shape, uint32_t group);
+
+/* Whether each layer has a slot of its own. */
+int lisa__is_kept(const struct lisa__state_shape *shape);
 
 /* Elements of a tensor that have a gradient. */
 uint64_t lisa__trained_elements(const struct lisa__state_shape *shape,
@@ -104,10 +114,14 @@ uint64_t lisa__code_bytes(uint64_t n);
 void lisa__state_layout(struct lisa__layout *layout, struct lisa__state_memory *out,
                         const struct lisa__state_shape *shape);
 
-/* Slot i of the layers' slots. */
+/* Slot i of the layers' slots, and window i. */
 struct lisa__state lisa__slot_at(const struct lisa__state_memory *memory, uint32_t i);
+struct lisa__state lisa__window_at(const struct lisa__state_memory *memory, uint32_t i);
 
-/* Bytes of the L layers' states that OFFLOAD keeps; 0 for other policies. */
+/* Bytes of one element of a moment, without scales. */
+size_t lisa__moment_size(const struct lisa__state_shape *shape, uint32_t moments);
+
+/* Bytes of the L layers' states that OFFLOAD keeps in a scratch file; else 0. */
 uint64_t lisa__offload_bytes(const struct lisa__state_shape *shape);
 
 /* Bytes of one layer's state, as OFFLOAD moves them. */

@@ -213,6 +213,58 @@ START_TEST(test_policies) {
 }
 END_TEST
 
+/* An embedding that takes more than one window of a streamed state. */
+static void large_spec(rig_spec *spec, uint32_t dtype, uint32_t moments, uint32_t policy) {
+    rig_spec_init(spec, "cuda");
+    spec->config.vocab_size = 8200;
+    spec->config.tied_head = 1;
+    spec->config.d_model = 256;
+    spec->config.n_heads = spec->config.n_kv_heads = 4;
+    spec->config.head_dim = 64;
+    spec->config.weights_dtype = dtype;
+    spec->optimizer.max_active_layers = 1;
+    spec->optimizer.state_policy = policy;
+    spec->optimizer.weight_decay = 0.1;
+    spec->optimizer.moments_embedding = spec->optimizer.moments_head = moments;
+    spec->optimizer.moments_layers = moments;
+}
+
+/* Values between those that the type has. */
+static void write_embedding(rig *r) {
+    double *values = rig_read(r, 0);
+    const uint64_t n = rig_tensor(r, 0).n_elements;
+    for (uint64_t i = 0; i < n; i++)
+        values[i] *= 1.001;
+    OK(lisa_model_tensor_write(r->model, 0, values, LISA_DTYPE_F64, n));
+    free(values);
+}
+
+static const struct {
+    uint32_t dtype, moments;
+} PIECES[] = {{LISA_DTYPE_F32, LISA_MOMENTS_F32},
+              {LISA_DTYPE_BF16, LISA_MOMENTS_8BIT},
+              {LISA_DTYPE_F16, LISA_MOMENTS_BF16}};
+
+/* A state that comes in pieces is the whole one, to the bit. */
+START_TEST(test_state_in_pieces) {
+    rig_spec spec[2];
+    rig r[2];
+    for (int i = 0; i < 2; i++) {
+        large_spec(&spec[i], PIECES[_i].dtype, PIECES[_i].moments,
+                   i == 0 ? LISA_STATE_KEEP : LISA_STATE_OFFLOAD);
+        rig_make(&r[i], &spec[i]);
+        for (uint64_t step = 2; step < 5; step++) { /* layers 0 and 1 */
+            masked_step(&r[i], step);
+            if (step == 3)
+                write_embedding(&r[i]);
+        }
+    }
+    rig_assert_same_weights(&r[0], &r[1], "whole states, and in pieces");
+    rig_destroy(&r[0]);
+    rig_destroy(&r[1]);
+}
+END_TEST
+
 /* Without stats nothing waits, and the weights are the same. */
 START_TEST(test_without_stats) {
     rig_spec spec;
@@ -283,6 +335,8 @@ START_TEST(test_as_planned) {
     lisa_plan_report report = {.struct_size = sizeof report};
     same_spec(&spec, _i % N_BITS);
     spec.model.weights = _i / N_BITS == 0 ? LISA_WEIGHTS_RESIDENT : LISA_WEIGHTS_STREAMED;
+    if (_i / N_BITS == 2)
+        spec.optimizer.state_policy = LISA_STATE_OFFLOAD;
     rig_make(&r, &spec);
     masked_step(&r, 0);
     OK(lisa_plan_request_init(&request, sizeof request));
@@ -304,6 +358,67 @@ START_TEST(test_as_planned) {
                           (unsigned long long)report.bytes[c]);
     }
     rig_destroy(&r);
+}
+END_TEST
+
+/* A LLaMA-2 in bf16 on 1 x 1024 tokens, gamma 2, under a limit that leaves a GB of the card to
+ * CUDA's context. */
+static lisa_plan_report plan_of(const lisa_model_config *config, uint64_t limit, uint32_t policy) {
+    lisa_plan_request request;
+    lisa_plan_report report = {.struct_size = sizeof report};
+    rig_spec spec;
+    rig_spec_init(&spec, "cuda");
+    spec.context.memory_limit = limit;
+    spec.optimizer.state_policy = policy;
+    spec.optimizer.max_active_layers = 2;
+    OK(lisa_plan_request_init(&request, sizeof request));
+    request.config = config;
+    request.context = &spec.context;
+    request.model = &spec.model;
+    request.batch = &spec.batch;
+    request.optimizer = &spec.optimizer;
+    request.max_batch = 1;
+    request.max_tokens = 1024;
+    OK(lisa_plan(&request, &report));
+    return report;
+}
+
+static void llama2(lisa_model_config *config, uint32_t n_layers, uint32_t d_model, uint32_t n_kv,
+                   uint32_t d_ff) {
+    OK(lisa_model_config_init(config, sizeof *config));
+    config->weights_dtype = LISA_DTYPE_BF16;
+    config->vocab_size = 32000;
+    config->max_positions = 4096;
+    config->head_dim = 128;
+    config->n_layers = n_layers;
+    config->d_model = d_model;
+    config->n_heads = d_model / 128;
+    config->n_kv_heads = n_kv;
+    config->d_ff = d_ff;
+}
+
+static const uint64_t GB = 1000000000;
+
+START_TEST(test_7b_on_16_gb) {
+    lisa_model_config config;
+    llama2(&config, 32, 4096, 32, 11008);
+    const lisa_plan_report dropped = plan_of(&config, 15 * GB, LISA_STATE_DROP);
+    const lisa_plan_report offloaded = plan_of(&config, 15 * GB, LISA_STATE_OFFLOAD);
+    ck_assert_uint_eq(dropped.fits, 1);
+    ck_assert_uint_eq(offloaded.fits, 1);
+    ck_assert_uint_gt(dropped.stored_layers, 16);
+    ck_assert_uint_gt(dropped.total, offloaded.total + 6 * GB);
+}
+END_TEST
+
+START_TEST(test_70b_on_24_gb) {
+    lisa_model_config config;
+    llama2(&config, 80, 8192, 8, 28672);
+    const lisa_plan_report dropped = plan_of(&config, 23 * GB, LISA_STATE_DROP);
+    const lisa_plan_report offloaded = plan_of(&config, 23 * GB, LISA_STATE_OFFLOAD);
+    ck_assert_uint_eq(dropped.fits, 0);
+    ck_assert_uint_eq(offloaded.fits, 1);
+    ck_assert_uint_gt(offloaded.bytes[LISA_MEM_HOST], 800 * GB); /* 137 of weights, the states */
 }
 END_TEST
 
@@ -357,22 +472,32 @@ START_TEST(test_lora) {
 }
 END_TEST
 
+static TCase *new_case(Suite *suite, const char *name) {
+    TCase *tcase = tcase_create(name);
+    tcase_set_timeout(tcase, 300);
+    suite_add_tcase(suite, tcase);
+    return tcase;
+}
+
 static Suite *make_suite(void) {
     Suite *suite = suite_create("models on cuda");
-    TCase *tcase = tcase_create("cuda");
-    tcase_set_timeout(tcase, 300);
+    TCase *tcase = new_case(suite, "reference");
     tcase_add_loop_test(tcase, test_gradients, 0, N_VARIANTS);
     tcase_add_loop_test(tcase, test_steps, 0, N_VARIANTS);
+    tcase_add_loop_test(tcase, test_generation, 0, N_VARIANTS);
+    tcase_add_loop_test(tcase, test_lora, 0, N_VARIANTS);
+    tcase = new_case(suite, "bits");
     tcase_add_loop_test(tcase, test_streamed, 0, N_BITS);
     tcase_add_loop_test(tcase, test_recomputed, 0, N_BITS);
     tcase_add_loop_test(tcase, test_update_in_backward, 0, N_BITS);
     tcase_add_loop_test(tcase, test_policies, 0, N_BITS);
+    tcase_add_loop_test(tcase, test_state_in_pieces, 0, sizeof PIECES / sizeof *PIECES);
     tcase_add_loop_test(tcase, test_without_stats, 0, N_BITS);
+    tcase = new_case(suite, "memory");
     tcase_add_test(tcase, test_a_failure_is_told_later);
-    tcase_add_loop_test(tcase, test_as_planned, 0, 2 * N_BITS);
-    tcase_add_loop_test(tcase, test_generation, 0, N_VARIANTS);
-    tcase_add_loop_test(tcase, test_lora, 0, N_VARIANTS);
-    suite_add_tcase(suite, tcase);
+    tcase_add_loop_test(tcase, test_as_planned, 0, 3 * N_BITS);
+    tcase_add_test(tcase, test_7b_on_16_gb);
+    tcase_add_test(tcase, test_70b_on_24_gb);
     return suite;
 }
 
