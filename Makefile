@@ -137,9 +137,13 @@ endif
 
 include liblisa/backend/cuda/cuda.mk
 include tests/cuda/cuda.mk
+include tests/cuda/ptx.mk
 cuda_lane = $(if $(cuda_host_missing),,$(addprefix $(B)/cuda/$(1)/,liblisa-cuda.so test_hostdevice))
 cuda_lane_host := $(call cuda_lane,host)
 cuda_lane_asan := $(if $(wildcard $(cuda_asan_preload)),$(call cuda_lane,asan))
+cuda_lane_race := $(call cuda_lane,race)
+cuda_lanes := $(cuda_lane_host) $(cuda_lane_asan) $(cuda_lane_race) $(ptx_lane)
+cuda_lane_tests = $(filter %/test_hostdevice %/test_ptx,$(1))
 
 # ---- what is built ----------------------------------------------------------------------------
 
@@ -250,7 +254,9 @@ $(filter-out $(c_examples),$(example_programs)): $(B)/examples/%: $(B)/obj/examp
 # ---- tests ------------------------------------------------------------------------------------
 
 run_tests = BUILD='$(abspath $(B))' CC='$(CC)' CXX='$(CXX)' PYTHON='$(PYTHON)' JOBS='$(JOBS)' \
-    CUDA_HOST_MISSING='$(cuda_host_missing)' CUDA_ASAN_PRELOAD='$(cuda_asan_preload)' VARIANT='$(VARIANT)' BLAS='$(BLAS)' SYSTEM_LIBS='$(SYSTEM_LIBS)' MAKE='$(MAKE)' tests/run.sh
+    CUDA_HOST_MISSING='$(cuda_host_missing)' CUDA_ASAN_PRELOAD='$(cuda_asan_preload)' \
+    PTX_MISSING='$(ptx_missing)' VARIANT='$(VARIANT)' BLAS='$(BLAS)' \
+    SYSTEM_LIBS='$(SYSTEM_LIBS)' MAKE='$(MAKE)' tests/run.sh
 has_python_tests := $(if $(wildcard tests/python/test_*.py),python:tests/python)
 has_slow_python := $(if $(wildcard tests/slow/test_*.py),python:tests/slow)
 
@@ -262,11 +268,12 @@ check check-slow:
 	@+$(MAKE) --no-print-directory $(parallel) $@-now
 
 check-now: $(fast_tests) $(cuda_tests) $(cuda_lane_host) $(B)/tests/bench/seven_b all
-	@$(run_tests) $(fast_tests) $(filter %/test_hostdevice,$(cuda_lane_host)) $(fast_scripts) \
+	@$(run_tests) $(fast_tests) $(call cuda_lane_tests,$(cuda_lane_host)) $(fast_scripts) \
 	    $(has_python_tests)
 
-check-slow-now: $(slow_tests) $(cuda_tests) $(cuda_lane_host) $(cuda_lane_asan) all
-	@$(run_tests) $(slow_tests) $(filter %/test_hostdevice,$(cuda_lane_asan)) $(slow_scripts) $(has_slow_python)
+check-slow-now: $(slow_tests) $(cuda_tests) $(cuda_lanes) all
+	@$(run_tests) $(slow_tests) $(call cuda_lane_tests,$(filter-out $(cuda_lane_host),$(cuda_lanes))) \
+	    $(slow_scripts) $(has_slow_python)
 
 # The compiled tests and examples alone: what makes sense under a sanitizer.
 check-binaries: $(fast_tests) $(example_programs)
@@ -308,8 +315,9 @@ bench: $(bench_programs) all
 
 # These alone, on the device that the processor stands for; on the GPU, if there is one.
 .PHONY: check-cuda check-gpu
-check-cuda: $(cuda_tests) $(cuda_host_modules) $(cuda_host_tests) all
-	@$(run_tests) $(cuda_host_tests) $(sort $(wildcard tests/cuda/test_*.sh))
+check-cuda: $(cuda_tests) $(cuda_lanes) all
+	@$(run_tests) $(call cuda_lane_tests,$(cuda_lanes)) \
+	    $(sort $(wildcard tests/cuda/test_*.sh tests/slow/test_cuda_*.sh))
 
 check-gpu: $(cuda_tests) $(cuda_module)
 	@LISA_BACKEND_PATH='$(abspath $(dir $(cuda_module)))' $(run_tests) $(cuda_tests)

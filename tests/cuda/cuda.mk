@@ -1,6 +1,6 @@
 # cuda.mk - the CUDA backend on the host device: kernels and all, without a GPU.
 #
-# A fragment of the top Makefile, whose B, say, run_tests, check_cflags and check_libs it uses.
+# A fragment of the top Makefile, whose B, say, check_cflags and check_libs it uses.
 # Builders may set
 #   CUDA_HOME  the toolkit, of which headers alone are needed
 #   CXX_HOST   clang++, the compiler of kernels as C++;  CC_HOST  clang
@@ -12,8 +12,7 @@
 #   test_hostdevice    whether the device finds planted errors, and only those
 # The module and libcublas.so.13 look for libhostdevice.so beside them (RPATH): one process has one
 # device. cuda_host_missing says why none of it can be built, and is empty where it can;
-# cuda_asan_preload is the library that a program needs to load the asan lane's module;
-# cuda_host_tests are the test programs, cuda_host_modules the modules, empty where it cannot.
+# cuda_asan_preload is the library that a program needs to load the asan lane's module.
 
 CUDA_HOME ?= /usr/local/cuda
 CXX_HOST ?= clang++
@@ -109,17 +108,6 @@ endef
 
 ifeq ($(cuda_host_missing),)
 $(foreach lane,$(hostcuda_lanes),$(eval $(call hostcuda_lane,$(lane))))
-cuda_host_tests := $(hostcuda_lanes:%=$(hostcuda_dir)/%/test_hostdevice)
-cuda_host_modules := $(if $(hostcuda_module_sources), \
-    $(hostcuda_lanes:%=$(hostcuda_dir)/%/liblisa-cuda.so))
 endif
-
-.PHONY: cuda-host check-cuda-host
-cuda-host: $(cuda_host_tests) $(cuda_host_modules)
-	$(if $(cuda_host_missing),@echo 'skipped: $(cuda_host_missing)')
-
-check-cuda-host: $(cuda_host_tests) $(cuda_host_modules)
-	$(if $(cuda_host_missing),@echo 'skipped: $(cuda_host_missing)', \
-	    @$(run_tests) $(cuda_host_tests))
 
 -include $(shell test -d $(hostcuda_dir) && find $(hostcuda_dir) -name '*.d')
