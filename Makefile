@@ -141,7 +141,7 @@ include tests/cuda/ptx.mk
 cuda_lane = $(if $(cuda_host_missing),,$(addprefix $(B)/cuda/$(1)/,liblisa-cuda.so test_hostdevice))
 cuda_lane_host := $(call cuda_lane,host)
 cuda_lane_asan := $(if $(wildcard $(cuda_asan_preload)),$(call cuda_lane,asan))
-cuda_lane_race := $(call cuda_lane,race)
+cuda_lane_race := $(filter %/test_hostdevice,$(call cuda_lane,race))
 cuda_lanes := $(cuda_lane_host) $(cuda_lane_asan) $(cuda_lane_race) $(ptx_lane)
 cuda_lane_tests = $(filter %/test_hostdevice %/test_ptx,$(1))
 

@@ -1,6 +1,6 @@
 #!/bin/bash
 # Planted changes of the backend's PTX, each of which the conformance suite must see.
-cd "$(dirname "$0")/../.." || exit 1
+cd "$(dirname "$0")/../../.." || exit 1
 BUILD=${BUILD:-$PWD/build/release}
 ptx=$BUILD/cuda/ptx
 [ -e "$ptx/libhostptx.so" ] || { echo "${PTX_MISSING:-$ptx/libhostptx.so was not built}"; exit 77; }
