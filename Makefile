@@ -141,7 +141,7 @@ include tests/cuda/ptx.mk
 cuda_lane = $(if $(cuda_host_missing),,$(addprefix $(B)/cuda/$(1)/,liblisa-cuda.so test_hostdevice))
 cuda_lane_host := $(call cuda_lane,host)
 cuda_lane_asan := $(if $(wildcard $(cuda_asan_preload)),$(call cuda_lane,asan))
-cuda_lane_race := $(filter %/test_hostdevice,$(call cuda_lane,race))
+cuda_lane_race := $(call cuda_lane,race)
 cuda_lanes := $(cuda_lane_host) $(cuda_lane_asan) $(cuda_lane_race) $(ptx_lane)
 cuda_lane_tests = $(filter %/test_hostdevice %/test_ptx,$(1))
 
@@ -255,8 +255,8 @@ $(filter-out $(c_examples),$(example_programs)): $(B)/examples/%: $(B)/obj/examp
 
 run_tests = BUILD='$(abspath $(B))' CC='$(CC)' CXX='$(CXX)' PYTHON='$(PYTHON)' JOBS='$(JOBS)' \
     CUDA_HOST_MISSING='$(cuda_host_missing)' CUDA_ASAN_PRELOAD='$(cuda_asan_preload)' \
-    PTX_MISSING='$(ptx_missing)' VARIANT='$(VARIANT)' BLAS='$(BLAS)' \
-    SYSTEM_LIBS='$(SYSTEM_LIBS)' MAKE='$(MAKE)' tests/run.sh
+    PTX_MISSING='$(ptx_missing)' NVCC='$(NVCC)' NVCC_LANGUAGE='$(cuda_language)' \
+    VARIANT='$(VARIANT)' BLAS='$(BLAS)' SYSTEM_LIBS='$(SYSTEM_LIBS)' MAKE='$(MAKE)' tests/run.sh
 has_python_tests := $(if $(wildcard tests/python/test_*.py),python:tests/python)
 has_slow_python := $(if $(wildcard tests/slow/test_*.py),python:tests/slow)
 

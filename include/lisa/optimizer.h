@@ -23,7 +23,7 @@ typedef struct lisa_optimizer lisa_optimizer;
 /* What happens to the state of a layer that leaves the mask. */
 #define LISA_STATE_DROP 1    /* freed; a returning layer starts at m = v = t = 0 */
 #define LISA_STATE_KEEP 2    /* held for every layer, all the time */
-#define LISA_STATE_OFFLOAD 3 /* held for every layer in a scratch file (CPU) or in host memory */
+#define LISA_STATE_OFFLOAD 3 /* held: layers in a scratch file (CPU), all in host memory (cuda) */
 
 /* max_active_layers of an optimizer that trains embedding and head alone. */
 #define LISA_NO_LAYERS 0xFFFFFFFFu

@@ -4,8 +4,7 @@
 
 #include <string.h>
 
-/* Transfers of layers on their way to a slot, and back. Those of the buffers are 0 and 1. */
-enum { BUFFERS = LISA__STREAM_BUFFERS, SLOT_TRANSFER = BUFFERS };
+enum { BUFFERS = LISA__STREAM_BUFFERS };
 
 static unsigned char *host_of(const lisa_model *model, uint32_t layer) {
     return model->stream.host + layer * model->stream.layer_bytes;
@@ -93,15 +92,15 @@ static lisa_status move(lisa_model *model, uint32_t layer, unsigned char *slot, 
     lisa_backend *be = model->be;
     unsigned char *host = host_of(model, layer);
     const lisa_transfer op = {
-        .slot = SLOT_TRANSFER,
+        .slot = LISA__OWN_TRANSFER,
         .to_host = to_host ? 1 : 0,
         .dst = to_host ? host : slot,
         .src = to_host ? slot : host,
         .bytes = model->stream.layer_bytes,
     };
-    LISA_TRY(be->ops->transfer_free(be, SLOT_TRANSFER));
+    LISA_TRY(be->ops->transfer_free(be, LISA__OWN_TRANSFER));
     LISA_TRY(be->ops->transfer(be, &op));
-    return be->ops->transfer_wait(be, SLOT_TRANSFER);
+    return be->ops->transfer_wait(be, LISA__OWN_TRANSFER);
 }
 
 static int is_taken(const lisa_model *model, int32_t slot) {
@@ -157,7 +156,7 @@ static unsigned char *buffer_at(const lisa_model *model, uint32_t b) {
 static lisa_status load(lisa_model *model, uint32_t layer, uint32_t b) {
     lisa_backend *be = model->be;
     const lisa_transfer op = {
-        .slot = b,
+        .slot = LISA__BUFFER_TRANSFERS + b,
         .dst = buffer_at(model, b),
         .src = host_of(model, layer),
         .bytes = model->stream.layer_bytes,
@@ -177,7 +176,7 @@ lisa_status lisa__layer_enter(lisa_model *model, uint32_t layer, uint32_t next) 
         b = s->turn;
         LISA_TRY(load(model, layer, b));
     }
-    LISA_TRY(model->be->ops->transfer_wait(model->be, b));
+    LISA_TRY(model->be->ops->transfer_wait(model->be, LISA__BUFFER_TRANSFERS + b));
     s->turn = (b + 1) % BUFFERS;
     place(model, layer, buffer_at(model, b));
     /* Ahead of its use, while this layer is computed. */
@@ -190,5 +189,6 @@ lisa_status lisa__layer_leave(lisa_model *model, uint32_t layer) {
     if (!is_streamed(model, layer))
         return LISA_OK;
     place(model, layer, host_of(model, layer));
-    return model->be->ops->transfer_free(model->be, buffer_of(model, layer));
+    return model->be->ops->transfer_free(model->be,
+                                         LISA__BUFFER_TRANSFERS + buffer_of(model, layer));
 }

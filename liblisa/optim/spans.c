@@ -2,22 +2,14 @@
 
 #include "core/dtype.h"
 
-/* Transfers of windows: those below are the weights'. */
-enum { WINDOWS = LISA__STATE_WINDOWS, FIRST_TRANSFER = 4 };
-_Static_assert(FIRST_TRANSFER + WINDOWS <= LISA_TRANSFER_SLOTS, "a transfer for each window");
-
 static void *at(void *base, uint64_t bytes) {
     return base == NULL ? NULL : (unsigned char *)base + bytes;
-}
-
-static uint32_t moments_of(const lisa_optimizer *o, uint32_t tensor) {
-    return o->shape.moments[lisa__part_of(&o->shape, o->trained->descs[tensor].group)];
 }
 
 /* Points a span to a state that begins with it: codes of n elements, then their scales. */
 static void set_state(const lisa_optimizer *o, uint32_t tensor, struct lisa__state state,
                       uint64_t n, struct lisa__span *span) {
-    const int coded = moments_of(o, tensor) == LISA_MOMENTS_8BIT;
+    const int coded = lisa__moments_of(&o->shape, tensor) == LISA_MOMENTS_8BIT;
     span->m = state.m;
     span->v = state.v;
     span->m_scale = coded ? at(state.m, lisa__code_bytes(n)) : NULL;
@@ -72,61 +64,61 @@ static lisa_status visit_rows(const lisa_optimizer *o, uint32_t tensor, lisa__sp
 /* One piece: in host memory, and in its window. Pieces take turns with windows from a tensor's
  * first on, so that transfers of the same memory are of the same slot, and follow each other. */
 struct piece {
-    struct lisa__span away, here;
+    struct lisa__span host, device;
     uint32_t transfer;
 };
 
 static struct piece piece_of(const lisa_optimizer *o, uint32_t tensor, uint64_t i) {
     const uint64_t size = o->memory.window.elements, first = i * size;
     const struct lisa__span whole = whole_tensor(o, tensor);
-    const uint32_t window = (uint32_t)(i % WINDOWS);
-    const uint64_t moment = first * lisa__moment_size(&o->shape, moments_of(o, tensor));
+    const uint32_t window = (uint32_t)(i % LISA__STATE_WINDOWS);
+    const uint64_t moment = first * lisa__moment_size(&o->shape, tensor);
     const uint64_t scales = first / LISA_MOMENTS_BLOCK * sizeof(float);
-    struct piece p = {.away = whole, .transfer = FIRST_TRANSFER + window};
-    p.away.n = whole.n - first < size ? whole.n - first : size;
-    p.away.first = first;
-    p.away.weight = lisa__values_from(&whole.weight, first);
-    p.away.gradient = at(whole.gradient, first * o->model->real_size);
-    p.away.m = at(whole.m, moment);
-    p.away.v = at(whole.v, moment);
-    p.away.m_scale = at(whole.m_scale, scales);
-    p.away.v_scale = at(whole.v_scale, scales);
-    p.away.low = at(whole.low, first * lisa__low_size(whole.weight.dtype));
-    p.here = p.away;
-    set_state(o, tensor, lisa__window_at(&o->memory, window), p.away.n, &p.here);
+    struct piece p = {.host = whole, .transfer = LISA__WINDOW_TRANSFERS + window};
+    p.host.n = whole.n - first < size ? whole.n - first : size;
+    p.host.first = first;
+    p.host.weight = lisa__values_from(&whole.weight, first);
+    p.host.gradient = at(whole.gradient, first * o->model->real_size);
+    p.host.m = at(whole.m, moment);
+    p.host.v = at(whole.v, moment);
+    p.host.m_scale = at(whole.m_scale, scales);
+    p.host.v_scale = at(whole.v_scale, scales);
+    p.host.low = at(whole.low, first * lisa__low_size(whole.weight.dtype));
+    p.device = p.host;
+    set_state(o, tensor, lisa__window_at(&o->memory, window), p.host.n, &p.device);
     if (whole.low == NULL)
-        p.here.low = NULL;
+        p.device.low = NULL;
     return p;
 }
 
-static lisa_status move(lisa_backend *be, const struct piece *p, void *away, void *here,
+static lisa_status move(lisa_backend *be, const struct piece *p, void *host, void *device,
                         uint64_t bytes, int to_host) {
     const lisa_transfer op = {
         .slot = p->transfer,
         .to_host = to_host ? 1 : 0,
-        .dst = to_host ? away : here,
-        .src = to_host ? here : away,
+        .dst = to_host ? host : device,
+        .src = to_host ? device : host,
         .bytes = bytes,
     };
-    return away == NULL ? LISA_OK : be->ops->transfer(be, &op);
+    return host == NULL ? LISA_OK : be->ops->transfer(be, &op);
 }
 
 static lisa_status move_moments(const lisa_optimizer *o, uint32_t tensor, const struct piece *p,
                                 int to_host) {
     lisa_backend *be = o->model->be;
-    const uint64_t n = p->away.n;
-    const uint64_t bytes = n * lisa__moment_size(&o->shape, moments_of(o, tensor));
+    const uint64_t n = p->host.n;
+    const uint64_t bytes = n * lisa__moment_size(&o->shape, tensor);
     const uint64_t scales =
-        (n + LISA_MOMENTS_BLOCK - 1) / LISA_MOMENTS_BLOCK * sizeof *p->away.m_scale;
-    LISA_TRY(move(be, p, p->away.m, p->here.m, bytes, to_host));
-    LISA_TRY(move(be, p, p->away.v, p->here.v, bytes, to_host));
-    LISA_TRY(move(be, p, p->away.m_scale, p->here.m_scale, scales, to_host));
-    return move(be, p, p->away.v_scale, p->here.v_scale, scales, to_host);
+        (n + LISA_MOMENTS_BLOCK - 1) / LISA_MOMENTS_BLOCK * sizeof *p->host.m_scale;
+    LISA_TRY(move(be, p, p->host.m, p->device.m, bytes, to_host));
+    LISA_TRY(move(be, p, p->host.v, p->device.v, bytes, to_host));
+    LISA_TRY(move(be, p, p->host.m_scale, p->device.m_scale, scales, to_host));
+    return move(be, p, p->host.v_scale, p->device.v_scale, scales, to_host);
 }
 
 static lisa_status move_low(const lisa_optimizer *o, const struct piece *p, int to_host) {
-    const uint64_t bytes = p->away.n * lisa__low_size(p->away.weight.dtype);
-    return move(o->model->be, p, p->away.low, p->here.low, bytes, to_host);
+    const uint64_t bytes = p->host.n * lisa__low_size(p->host.weight.dtype);
+    return move(o->model->be, p, p->host.low, p->device.low, bytes, to_host);
 }
 
 static lisa_status bring(const lisa_optimizer *o, uint32_t tensor, const struct piece *p) {
@@ -154,7 +146,7 @@ static lisa_status visit_pieces(const lisa_optimizer *o, uint32_t tensor, enum l
             LISA_TRY(bring(o, tensor, &next));
         }
         LISA_TRY(o->model->be->ops->transfer_wait(o->model->be, p.transfer));
-        LISA_TRY(visit(o, tensor, &p.here));
+        LISA_TRY(visit(o, tensor, &p.device));
         LISA_TRY(take_back(o, tensor, &p, use));
     }
     return LISA_OK;
@@ -164,7 +156,7 @@ lisa_status lisa__visit_spans(const lisa_optimizer *o, uint32_t tensor, enum lis
                               lisa__span_visitor visit) {
     if (lisa__is_sparse(&o->shape, tensor))
         return visit_rows(o, tensor, visit);
-    if (lisa__is_away(&o->shape, o->trained->descs[tensor].group))
+    if (lisa__is_state_streamed(&o->shape, o->trained->descs[tensor].group))
         return visit_pieces(o, tensor, use, visit);
     const struct lisa__span span = whole_tensor(o, tensor);
     return visit(o, tensor, &span);

@@ -60,19 +60,20 @@ static lisa_status close_span(const lisa_optimizer *o, uint32_t tensor,
 }
 
 /* Opens or closes the masters of a group's 16-bit weights. */
-static lisa_status masters(const lisa_optimizer *o, uint32_t group, lisa__span_visitor visit) {
+static lisa_status masters(const lisa_optimizer *o, uint32_t group, enum lisa__span_use use,
+                           lisa__span_visitor visit) {
     for (uint32_t i = 0; i < o->trained->n; i++) {
         const struct lisa__tensor_desc *d = &o->trained->descs[i];
         if (d->group == group && lisa__low_size(d->dtype) != 0 && !lisa__is_sparse(&o->shape, i))
-            LISA_TRY(lisa__visit_spans(o, i, LISA__LOW_BITS_MADE, visit));
+            LISA_TRY(lisa__visit_spans(o, i, use, visit));
     }
     return LISA_OK;
 }
 
-/* A state that is away has never been used: nothing is under way to or from it. */
+/* A streamed state that is new has never moved: nothing is under way to or from it. */
 static lisa_status clear(const lisa_optimizer *o, uint32_t group, void *state, uint64_t bytes) {
     lisa_backend *be = o->model->be;
-    if (!lisa__is_away(&o->shape, group))
+    if (!lisa__is_state_streamed(&o->shape, group))
         return be->ops->zero(be, state, bytes);
     if (bytes != 0)
         memset(state, 0, bytes);
@@ -88,7 +89,7 @@ static lisa_status begin_state(lisa_optimizer *o, uint32_t group) {
     /* Those of a sparse embedding's rows are opened when they come to train. */
     if (group == 0 && o->rows.n_slots != 0 && state.low != NULL)
         LISA_TRY(clear(o, group, state.low, o->memory.embedding.low));
-    LISA_TRY(masters(o, group, open_span));
+    LISA_TRY(masters(o, group, LISA__LOW_BITS_MADE, open_span));
     o->groups[group].steps = 0;
     o->groups[group].has_state = 1;
     return LISA_OK;
@@ -98,7 +99,7 @@ static lisa_status begin_state(lisa_optimizer *o, uint32_t group) {
 static lisa_status drop_state(lisa_optimizer *o, uint32_t group) {
     struct lisa__group *g = &o->groups[group];
     if (g->steps != 0) {
-        LISA_TRY(masters(o, group, close_span));
+        LISA_TRY(masters(o, group, LISA__STATE_UPDATED, close_span));
         g->rounded++;
     }
     g->has_state = 0;

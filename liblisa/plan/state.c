@@ -56,10 +56,18 @@ uint64_t lisa__code_bytes(uint64_t n) {
     return round_up(n, LISA__ALIGN);
 }
 
-size_t lisa__moment_size(const struct lisa__state_shape *s, uint32_t moments) {
+static size_t element_bytes(const struct lisa__state_shape *s, uint32_t moments) {
     return moments == LISA_MOMENTS_8BIT   ? sizeof(uint8_t)
            : moments == LISA_MOMENTS_BF16 ? sizeof(uint16_t)
                                           : s->real_size;
+}
+
+uint32_t lisa__moments_of(const struct lisa__state_shape *s, uint32_t index) {
+    return s->moments[lisa__part_of(s, s->tensors[index].group)];
+}
+
+size_t lisa__moment_size(const struct lisa__state_shape *s, uint32_t index) {
+    return element_bytes(s, lisa__moments_of(s, index));
 }
 
 /* Of one moment of n elements, to a multiple of 64. */
@@ -67,7 +75,7 @@ static uint64_t moment_bytes(const struct lisa__state_shape *s, uint32_t moments
     const uint64_t n_blocks = round_up(n, LISA_MOMENTS_BLOCK) / LISA_MOMENTS_BLOCK;
     if (moments == LISA_MOMENTS_8BIT)
         return lisa__code_bytes(n) + round_up(n_blocks * sizeof(float), LISA__ALIGN);
-    return round_up(n * lisa__moment_size(s, moments), LISA__ALIGN);
+    return round_up(n * element_bytes(s, moments), LISA__ALIGN);
 }
 
 static int is_sparse(const struct lisa__state_shape *s, const struct lisa__tensor_desc *t) {
@@ -78,7 +86,7 @@ int lisa__is_sparse(const struct lisa__state_shape *s, uint32_t index) {
     return is_sparse(s, &s->tensors[index]);
 }
 
-int lisa__is_away(const struct lisa__state_shape *s, uint32_t group) {
+int lisa__is_state_streamed(const struct lisa__state_shape *s, uint32_t group) {
     return s->streamed && !(group == 0 && s->embedding_rows != 0);
 }
 
@@ -171,10 +179,10 @@ static struct lisa__extent window_extent(const struct lisa__state_shape *s) {
     struct lisa__extent most = {0, 0, 0};
     for (uint32_t i = 0; s->streamed && i < s->n_tensors; i++) {
         const struct lisa__tensor_desc *t = &s->tensors[i];
-        const uint64_t n = t->n_elements < WINDOW_ELEMENTS ? t->n_elements : WINDOW_ELEMENTS;
-        const struct lisa__extent e = extent_of(s, t, n);
         if (!trains(s, t->group) || is_sparse(s, t))
             continue;
+        const uint64_t n = t->n_elements < WINDOW_ELEMENTS ? t->n_elements : WINDOW_ELEMENTS;
+        const struct lisa__extent e = extent_of(s, t, n);
         most.elements = larger(most.elements, round_up(n, LISA_MOMENTS_BLOCK));
         most.moment = larger(most.moment, e.moment);
         most.low = larger(most.low, e.low);
@@ -241,7 +249,7 @@ void lisa__state_layout(struct lisa__layout *layout, struct lisa__state_memory *
     out->gradients = lisa__take(layout, LISA_MEM_GRADIENTS, out->gradient_elements, s->real_size);
     out->window = window_extent(s);
     out->slots = take_state(layout, &out->layer, n_slots, s->streamed);
-    out->embedding_state = take_state(layout, &out->embedding, 1, lisa__is_away(s, 0));
+    out->embedding_state = take_state(layout, &out->embedding, 1, lisa__is_state_streamed(s, 0));
     out->head_state = take_state(layout, &out->head, 1, s->streamed);
     out->windows = take_state(layout, &out->window, LISA__STATE_WINDOWS, 0);
     out->squares = lisa__take(layout, LISA_MEM_WORKSPACE, s->n_tensors, sizeof *out->squares);

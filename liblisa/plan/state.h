@@ -55,8 +55,19 @@ struct lisa__outcome {
     double loss; /* the sum over its targets */
 };
 
-/* Pieces of a streamed state on the device: one that is updated, and one on its way. */
+/* On the device at a time: two layers whose weights are streamed, and two pieces of a streamed
+ * state; one of each is in use, and one on its way. */
+#define LISA__STREAM_BUFFERS 2
 #define LISA__STATE_WINDOWS 2
+
+/* Who has which slots of transfers (sys/backend.h). */
+enum lisa__transfers {
+    LISA__BUFFER_TRANSFERS,
+    LISA__OWN_TRANSFER = LISA__BUFFER_TRANSFERS + LISA__STREAM_BUFFERS,
+    LISA__WINDOW_TRANSFERS,
+    LISA__TRANSFERS = LISA__WINDOW_TRANSFERS + LISA__STATE_WINDOWS
+};
+_Static_assert(LISA__TRANSFERS <= LISA_TRANSFER_SLOTS, "a slot for each");
 
 struct lisa__state_memory {
     struct lisa__extent embedding, layer, head;
@@ -88,7 +99,7 @@ uint32_t lisa__part_of(const struct lisa__state_shape *shape, uint32_t group);
 int lisa__is_sparse(const struct lisa__state_shape *shape, uint32_t index);
 
 /* Whether the state of a group is streamed: that of a sparse embedding stays on the device. */
-int lisa__is_away(const struct lisa__state_shape *shape, uint32_t group);
+int lisa__is_state_streamed(const struct lisa__state_shape *shape, uint32_t group);
 
 /* Whether each layer has a slot of its own. */
 int lisa__is_kept(const struct lisa__state_shape *shape);
@@ -118,8 +129,10 @@ void lisa__state_layout(struct lisa__layout *layout, struct lisa__state_memory *
 struct lisa__state lisa__slot_at(const struct lisa__state_memory *memory, uint32_t i);
 struct lisa__state lisa__window_at(const struct lisa__state_memory *memory, uint32_t i);
 
-/* Bytes of one element of a moment, without scales. */
-size_t lisa__moment_size(const struct lisa__state_shape *shape, uint32_t moments);
+/* How tensor `index` keeps its moments (LISA_MOMENTS_*), and the bytes of one element, without
+ * scales. */
+uint32_t lisa__moments_of(const struct lisa__state_shape *shape, uint32_t index);
+size_t lisa__moment_size(const struct lisa__state_shape *shape, uint32_t index);
 
 /* Bytes of the L layers' states that OFFLOAD keeps in a scratch file; else 0. */
 uint64_t lisa__offload_bytes(const struct lisa__state_shape *shape);
@@ -139,7 +152,6 @@ uint32_t lisa__held_dtype(const lisa_backend_ops *ops, uint32_t file_dtype);
 /* Layers of a model whose weights are streamed: all of them in host memory, and buffers for
  * LISA__STREAM_BUFFERS on the device. Returns the bytes of one layer, which are the same for all.
  */
-#define LISA__STREAM_BUFFERS 2
 uint64_t lisa__stream_layout(struct lisa__layout *layout, const struct lisa__tensor_desc *tensors,
                              uint32_t n_tensors, uint32_t n_layers, void **host, void **buffers);
 

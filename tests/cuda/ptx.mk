@@ -1,8 +1,7 @@
 # ptx.mk - the kernels as PTX, and the interpreter that runs them without a GPU.
 #
-# A fragment of the top Makefile, whose B and say it uses, beside what cuda.mk has. Builders may set
-#   CUDA_HOME  the toolkit: nvcc makes the PTX
-#   CXX_HOST   clang++, the interpreter's compiler
+# A fragment of the top Makefile, whose B and say it uses, beside what the backend's cuda.mk and
+# that of the host device have: NVCC makes the PTX, CXX_HOST compiles the interpreter.
 #
 # It gives, in $(B)/cuda/ptx:
 #   test_ptx         the interpreter's own tests; with files of PTX, whether it knows all of them
@@ -11,10 +10,8 @@
 # ptx_missing says why they cannot be built, and is empty where they can; ptx_lane is all of them,
 # empty where they cannot.
 
-PTX_NVCC ?= $(firstword $(wildcard $(CUDA_HOME)/bin/nvcc) $(shell command -v nvcc 2>/dev/null))
-
 ptx_dir = $(B)/cuda/ptx
-ptx_missing := $(if $(PTX_NVCC),$(cuda_host_missing),nvcc is not installed)
+ptx_missing := $(if $(shell command -v $(NVCC)),$(cuda_host_missing),nvcc is not installed)
 
 ptx_sources := $(sort $(wildcard tests/cuda/ptx/*.cpp))
 ptx_test_sources := $(filter-out tests/cuda/ptx/host.cpp,$(ptx_sources))
@@ -26,7 +23,6 @@ ptx_object = $(patsubst tests/cuda/ptx/%.cpp,$(ptx_dir)/obj/%.o,$(1))
 ptx_cxxflags = -std=c++17 $(if $(findstring test,$(1)),-O0,-O2 -g) -fPIC -fvisibility=hidden \
     -ffp-contract=off -D_GNU_SOURCE -Wall -Wextra -Wshadow -Wno-pass-failed \
     -isystem $(CUDA_HOME)/include
-ptx_nvccflags = -std=c++17 -O3 -fmad=false -arch=compute_80 -Iinclude -Iliblisa
 
 $(ptx_dir)/obj/%.o: tests/cuda/ptx/%.cpp tests/cuda/ptx.mk
 	@mkdir -p $(@D)
@@ -41,7 +37,7 @@ $(ptx_dir)/libhostptx.so: $(call ptx_object,$(ptx_host_sources)) $(B)/cuda/host/
 
 $(ptx_dir)/%.ptx: liblisa/backend/cuda/%.cu tests/cuda/ptx.mk
 	@mkdir -p $(@D)
-	$(call say,NVCC)$(PTX_NVCC) $(ptx_nvccflags) -MMD -MP -MF $(@:.ptx=.d) -MT $@ -ptx -o $@ $<
+	$(call say,NVCC)$(NVCC) $(cuda_language) -arch=compute_80 -MMD -MP -MF $(@:.ptx=.d) -MT $@ -ptx -o $@ $<
 
 ifeq ($(ptx_missing),)
 ptx_lane := $(ptx_dir)/test_ptx $(ptx_dir)/libhostptx.so $(patsubst \

@@ -184,6 +184,42 @@ START_TEST(test_streamed) {
 }
 END_TEST
 
+/* Values between those that the type has. */
+static void write_tensor(rig *r, uint32_t index) {
+    double *values = rig_read(r, index);
+    const uint64_t n = rig_tensor(r, index).n_elements;
+    for (uint64_t i = 0; i < n; i++)
+        values[i] *= 1.001;
+    OK(lisa_model_tensor_write(r->model, index, values, LISA_DTYPE_F64, n));
+    free(values);
+}
+
+/* One layer, which comes to the device as soon as it has been written in host memory. */
+static double loss_of_one_layer(uint32_t weights, int written_again) {
+    rig_spec spec;
+    rig r;
+    double loss;
+    rig_spec_init(&spec, "cuda");
+    spec.config.n_layers = 1;
+    spec.no_optimizer = 1;
+    spec.model.weights = weights;
+    rig_make(&r, &spec);
+    rig_random_batch(&r, 2, 11, 0);
+    if (written_again) {
+        OK(lisa_forward(r.model, r.batch, &loss));
+        write_tensor(&r, 1);
+    }
+    OK(lisa_forward(r.model, r.batch, &loss));
+    rig_destroy(&r);
+    return loss;
+}
+
+START_TEST(test_written) {
+    ck_assert_double_eq(loss_of_one_layer(LISA_WEIGHTS_STREAMED, _i),
+                        loss_of_one_layer(LISA_WEIGHTS_RESIDENT, _i));
+}
+END_TEST
+
 START_TEST(test_recomputed) {
     rig_spec stored, recomputed;
     same_spec(&stored, _i);
@@ -229,16 +265,6 @@ static void large_spec(rig_spec *spec, uint32_t dtype, uint32_t moments, uint32_
     spec->optimizer.moments_layers = moments;
 }
 
-/* Values between those that the type has. */
-static void write_embedding(rig *r) {
-    double *values = rig_read(r, 0);
-    const uint64_t n = rig_tensor(r, 0).n_elements;
-    for (uint64_t i = 0; i < n; i++)
-        values[i] *= 1.001;
-    OK(lisa_model_tensor_write(r->model, 0, values, LISA_DTYPE_F64, n));
-    free(values);
-}
-
 static const struct {
     uint32_t dtype, moments;
 } PIECES[] = {{LISA_DTYPE_F32, LISA_MOMENTS_F32},
@@ -256,7 +282,7 @@ START_TEST(test_state_in_pieces) {
         for (uint64_t step = 2; step < 5; step++) { /* layers 0 and 1 */
             masked_step(&r[i], step);
             if (step == 3)
-                write_embedding(&r[i]);
+                write_tensor(&r[i], 0);
         }
     }
     rig_assert_same_weights(&r[0], &r[1], "whole states, and in pieces");
@@ -328,26 +354,31 @@ START_TEST(test_a_failure_is_told_later) {
 }
 END_TEST
 
+static lisa_plan_report plan_of(const rig_spec *spec, const lisa_model_config *config) {
+    lisa_plan_request request;
+    lisa_plan_report report = {.struct_size = sizeof report};
+    OK(lisa_plan_request_init(&request, sizeof request));
+    request.config = config;
+    request.context = &spec->context;
+    request.model = &spec->model;
+    request.batch = &spec->batch;
+    request.optimizer = &spec->optimizer;
+    request.max_batch = spec->max_batch;
+    request.max_tokens = spec->max_tokens;
+    OK(lisa_plan(&request, &report));
+    return report;
+}
+
 START_TEST(test_as_planned) {
     rig_spec spec;
     rig r;
-    lisa_plan_request request;
-    lisa_plan_report report = {.struct_size = sizeof report};
     same_spec(&spec, _i % N_BITS);
     spec.model.weights = _i / N_BITS == 0 ? LISA_WEIGHTS_RESIDENT : LISA_WEIGHTS_STREAMED;
     if (_i / N_BITS == 2)
         spec.optimizer.state_policy = LISA_STATE_OFFLOAD;
     rig_make(&r, &spec);
     masked_step(&r, 0);
-    OK(lisa_plan_request_init(&request, sizeof request));
-    request.config = &r.config;
-    request.context = &spec.context;
-    request.model = &spec.model;
-    request.batch = &spec.batch;
-    request.optimizer = &spec.optimizer;
-    request.max_batch = spec.max_batch;
-    request.max_tokens = spec.max_tokens;
-    OK(lisa_plan(&request, &report));
+    const lisa_plan_report report = plan_of(&spec, &r.config);
     for (uint32_t c = 0; c < LISA_MEM_CLASSES; c++) {
         uint64_t held;
         OK(lisa_context_memory(r.context, c, NULL, &held));
@@ -363,24 +394,16 @@ END_TEST
 
 /* A LLaMA-2 in bf16 on 1 x 1024 tokens, gamma 2, under a limit that leaves a GB of the card to
  * CUDA's context. */
-static lisa_plan_report plan_of(const lisa_model_config *config, uint64_t limit, uint32_t policy) {
-    lisa_plan_request request;
-    lisa_plan_report report = {.struct_size = sizeof report};
+static lisa_plan_report plan_of_llama2(const lisa_model_config *config, uint64_t limit,
+                                       uint32_t policy) {
     rig_spec spec;
     rig_spec_init(&spec, "cuda");
     spec.context.memory_limit = limit;
     spec.optimizer.state_policy = policy;
     spec.optimizer.max_active_layers = 2;
-    OK(lisa_plan_request_init(&request, sizeof request));
-    request.config = config;
-    request.context = &spec.context;
-    request.model = &spec.model;
-    request.batch = &spec.batch;
-    request.optimizer = &spec.optimizer;
-    request.max_batch = 1;
-    request.max_tokens = 1024;
-    OK(lisa_plan(&request, &report));
-    return report;
+    spec.max_batch = 1;
+    spec.max_tokens = 1024;
+    return plan_of(&spec, config);
 }
 
 static void llama2(lisa_model_config *config, uint32_t n_layers, uint32_t d_model, uint32_t n_kv,
@@ -402,8 +425,8 @@ static const uint64_t GB = 1000000000;
 START_TEST(test_7b_on_16_gb) {
     lisa_model_config config;
     llama2(&config, 32, 4096, 32, 11008);
-    const lisa_plan_report dropped = plan_of(&config, 15 * GB, LISA_STATE_DROP);
-    const lisa_plan_report offloaded = plan_of(&config, 15 * GB, LISA_STATE_OFFLOAD);
+    const lisa_plan_report dropped = plan_of_llama2(&config, 15 * GB, LISA_STATE_DROP);
+    const lisa_plan_report offloaded = plan_of_llama2(&config, 15 * GB, LISA_STATE_OFFLOAD);
     ck_assert_uint_eq(dropped.fits, 1);
     ck_assert_uint_eq(offloaded.fits, 1);
     ck_assert_uint_gt(dropped.stored_layers, 16);
@@ -414,8 +437,8 @@ END_TEST
 START_TEST(test_70b_on_24_gb) {
     lisa_model_config config;
     llama2(&config, 80, 8192, 8, 28672);
-    const lisa_plan_report dropped = plan_of(&config, 23 * GB, LISA_STATE_DROP);
-    const lisa_plan_report offloaded = plan_of(&config, 23 * GB, LISA_STATE_OFFLOAD);
+    const lisa_plan_report dropped = plan_of_llama2(&config, 23 * GB, LISA_STATE_DROP);
+    const lisa_plan_report offloaded = plan_of_llama2(&config, 23 * GB, LISA_STATE_OFFLOAD);
     ck_assert_uint_eq(dropped.fits, 0);
     ck_assert_uint_eq(offloaded.fits, 1);
     ck_assert_uint_gt(offloaded.bytes[LISA_MEM_HOST], 800 * GB); /* 137 of weights, the states */
@@ -488,6 +511,7 @@ static Suite *make_suite(void) {
     tcase_add_loop_test(tcase, test_lora, 0, N_VARIANTS);
     tcase = new_case(suite, "bits");
     tcase_add_loop_test(tcase, test_streamed, 0, N_BITS);
+    tcase_add_loop_test(tcase, test_written, 0, 2);
     tcase_add_loop_test(tcase, test_recomputed, 0, N_BITS);
     tcase_add_loop_test(tcase, test_update_in_backward, 0, N_BITS);
     tcase_add_loop_test(tcase, test_policies, 0, N_BITS);

@@ -14,7 +14,8 @@ cuda_newest = $(lastword $(CUDA_ARCHS))
 cuda_code = $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$(a),code=sm_$(a)) \
     -gencode arch=compute_$(cuda_newest),code=compute_$(cuda_newest)
 # No multiplication and addition become one unless a kernel says so (fmaf).
-cuda_flags = -std=c++17 -O3 -fmad=false $(cuda_code) -Iinclude -Iliblisa \
+cuda_language = -std=c++17 -O3 -fmad=false -Iinclude -Iliblisa
+cuda_flags = $(cuda_language) $(cuda_code) \
     -Xcompiler -fPIC,-fvisibility=hidden,-Wall,-Wextra,-ffp-contract=off $(NVCCFLAGS)
 # The runtime is inside, and of it and of C++ nothing is to be seen or to be looked for.
 cuda_link = -shared -cudart static $(cuda_code) -Xlinker --version-script=liblisa/backend/cuda/cuda.map \

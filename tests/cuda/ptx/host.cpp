@@ -42,41 +42,38 @@ std::string plain_name(const std::string &mangled) {
     return mangled.substr(0, digits) + "12_GLOBAL__N_1" + plain_name(mangled.substr(at + length));
 }
 
-/* The bounds of the allocation around an address: what else is live grows by halves. */
-uint64_t last_of_allocation(uint64_t address) {
-    const auto is_live = [&](uint64_t bytes) {
-        return hostdevice_is_device_range(reinterpret_cast<const void *>(address), bytes) != 0;
-    };
-    uint64_t live = 1, step = 1;
-    while (is_live(live + step)) {
+/* The most bytes for which is_live holds, which does for 0 and for fewer: steps grow, then halve.
+ */
+template <class IsLive> uint64_t most_live(IsLive is_live) {
+    uint64_t live = 0, step = 1;
+    for (; is_live(live + step); step *= 2)
         live += step;
-        step *= 2;
-    }
     for (; step; step /= 2)
         if (is_live(live + step))
             live += step;
-    return address + live;
+    return live;
+}
+
+const void *pointer_to(uint64_t address) {
+    return reinterpret_cast<const void *>(address);
+}
+
+/* The bounds of the allocation around an address. */
+uint64_t last_of_allocation(uint64_t address) {
+    return address + most_live([=](uint64_t bytes) {
+               return hostdevice_is_device_range(pointer_to(address), bytes) != 0;
+           });
 }
 
 uint64_t first_of_allocation(uint64_t address) {
-    const auto is_live = [&](uint64_t before) {
-        return before <= address &&
-               hostdevice_is_device_range(reinterpret_cast<const void *>(address - before),
-                                          before + 1) != 0;
-    };
-    uint64_t live = 0, step = 1;
-    while (is_live(live + step)) {
-        live += step;
-        step *= 2;
-    }
-    for (; step; step /= 2)
-        if (is_live(live + step))
-            live += step;
-    return address - live;
+    return address - most_live([=](uint64_t before) {
+               return before <= address &&
+                      hostdevice_is_device_range(pointer_to(address - before), before + 1) != 0;
+           });
 }
 
 bool find_allocation(uint64_t address, size_t bytes, ptx::Range *range) {
-    if (!hostdevice_is_device_range(reinterpret_cast<const void *>(address), bytes))
+    if (!hostdevice_is_device_range(pointer_to(address), bytes))
         return false;
     *range = {first_of_allocation(address), last_of_allocation(address), true};
     return true;

@@ -8,7 +8,8 @@ those of the source. One line for each violation, and Check's closing line.
     static.py [--write] [--table] [--verify NVDISASM] [--jobs N] [--build DIRECTORY]
 
 --write makes the budget from what is there, --table prints it, --verify counts with NVIDIA's own
-disassembler too and compares. Where nvcc is missing the exit status is 77."""
+disassembler too and compares. NVCC and NVCC_LANGUAGE in the environment are the Makefile's compiler
+and flags. Where the former is missing the exit status is 77."""
 
 import argparse
 import collections
@@ -26,8 +27,6 @@ TOP = pathlib.Path(__file__).resolve().parents[3]
 SOURCES = TOP / "liblisa/backend/cuda"
 BUDGET = pathlib.Path(__file__).with_name("budget.json")
 ARCHITECTURES = ("sm_80", "sm_90")
-FLAGS = ["-std=c++17", "-O3", "-fmad=false", f"-I{TOP / 'include'}", f"-I{TOP / 'liblisa'}",
-         "-Xptxas", "-v", "-cubin"]
 REGISTER_GRANULE = 8  # a warp's registers are given out by so many a thread
 
 # The low 12 bits of an instruction of 16 bytes (Volta and later), as NVIDIA's disassembler reads
@@ -48,12 +47,6 @@ LEAST = {"LDG.128": "loads of 128 bits", "STG.128": "stores of 128 bits",
          "LDGSTS": "asynchronous copies"}
 
 
-def find_nvcc():
-    found = os.environ.get("NVCC") or shutil.which("nvcc")
-    home = pathlib.Path(os.environ.get("CUDA_HOME", "/usr/local/cuda")) / "bin/nvcc"
-    return found or (str(home) if home.exists() else None)
-
-
 def release_of(nvcc):
     text = subprocess.run([nvcc, "--version"], capture_output=True, text=True).stdout
     found = re.search(r"release (\d+\.\d+)", text)
@@ -70,7 +63,8 @@ def compiled(nvcc, build, source, arch):
     cubin = build / f"{source.stem}.{arch}.cubin"
     said = cubin.with_suffix(".txt")
     if not said.exists() or not cubin.exists() or said.stat().st_mtime < newest_source():
-        run = subprocess.run([nvcc, *FLAGS, f"-arch={arch}", str(source), "-o", str(cubin)],
+        flags = [*os.environ["NVCC_LANGUAGE"].split(), "-Xptxas", "-v", "-cubin", f"-arch={arch}"]
+        run = subprocess.run([nvcc, *flags, str(source), "-o", str(cubin)], cwd=TOP,
                              capture_output=True, text=True)
         if run.returncode != 0:
             raise RuntimeError(f"{source.name} for {arch}: nvcc fails\n{run.stderr.strip()}")
@@ -270,7 +264,8 @@ def arguments():
 
 def main():
     options = arguments()
-    nvcc = find_nvcc()
+    options.build = options.build.resolve()
+    nvcc = shutil.which(os.environ.get("NVCC", "nvcc"))
     if not nvcc:
         print("nvcc is not installed")
         return 77
