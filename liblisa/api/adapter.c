@@ -96,6 +96,7 @@ lisa_status lisa_adapter_tensor_read(lisa_adapter *adapter, uint32_t index, void
     LISA_REQUIRE(adapter);
     LISA_REQUIRE(data);
     LISA_TRY(lisa__transfer_check(&adapter->own, index, dtype, n_elements));
+    LISA_TRY(lisa__parameters_check(&adapter->own));
     return lisa__typed_get(adapter->model, &adapter->own.tensors[index].value, 0, n_elements, data,
                            dtype);
 }
@@ -105,8 +106,8 @@ lisa_status lisa_adapter_tensor_write(lisa_adapter *adapter, uint32_t index, con
     LISA_REQUIRE(adapter);
     LISA_REQUIRE(data);
     LISA_TRY(lisa__transfer_check(&adapter->own, index, dtype, n_elements));
-    LISA_TRY(lisa__typed_put(adapter->model, &adapter->own.tensors[index].value, n_elements, data,
-                             dtype, adapter->own.descs[index].name));
+    LISA_TRY(lisa__parameters_check(&adapter->own));
+    LISA_TRY(lisa__values_put(adapter->model, &adapter->own, index, 0, n_elements, data, dtype));
     adapter->model->version++;
     return LISA_OK;
 }
@@ -116,6 +117,7 @@ lisa_status lisa_adapter_weight_norm(lisa_adapter *adapter, uint32_t group, doub
     LISA_REQUIRE(norm);
     double sum = 0;
     LISA_TRY(lisa__group_check(adapter->model->config.n_layers, group));
+    LISA_TRY(lisa__parameters_check(&adapter->own));
     LISA_TRY(lisa__group_sum_squares(adapter->model, &adapter->own, group, &sum));
     *norm = sqrt(sum);
     return LISA_OK;

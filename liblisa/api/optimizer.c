@@ -91,7 +91,8 @@ lisa_status lisa_optimizer_discard(lisa_optimizer *optimizer) {
     if (optimizer->options.update_in_backward && optimizer->window.n_backward != 0)
         return lisa__fail(LISA_E_STATE, "lisa_optimizer_discard: update_in_backward: the window's "
                                         "update has been made");
-    return lisa__optimizer_void(optimizer);
+    lisa__optimizer_void(optimizer);
+    return LISA_OK;
 }
 
 lisa_status lisa_optimizer_gradients(lisa_optimizer *optimizer, void **data, uint64_t *n_elements,

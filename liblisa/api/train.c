@@ -26,7 +26,7 @@ lisa_status lisa_backward(lisa_model *model, lisa_batch *batch) {
     if (status == LISA_OK)
         status = lisa__optimizer_count(optimizer, batch->activations.loss, &batch->rows);
     if (status != LISA_OK)
-        (void)lisa__optimizer_void(optimizer);
+        lisa__optimizer_void(optimizer);
     return status;
 }
 
@@ -43,7 +43,7 @@ static lisa_status apply_sampler(const lisa_sampler *sampler, lisa_optimizer *op
 static lisa_status step_or_void(lisa_optimizer *optimizer, lisa_step_stats *stats) {
     const lisa_status status = lisa__optimizer_step(optimizer, stats);
     if (status != LISA_OK)
-        (void)lisa__optimizer_void(optimizer);
+        lisa__optimizer_void(optimizer);
     return status;
 }
 

@@ -72,15 +72,14 @@ static lisa_status check_finite(const struct opening *o, const struct lisa__st_t
 }
 
 static lisa_status fill_tensor(const struct opening *o, const struct lisa__st_tensor *s,
-                               const lisa_typed *value, void *chunk) {
-    const size_t from = lisa__dtype_size(s->dtype), to = lisa__dtype_size(value->dtype);
+                               lisa_adapter *adapter, uint32_t index, void *chunk) {
+    const size_t from = lisa__dtype_size(s->dtype);
     for (uint64_t at = 0; at < s->n_elements; at += CHUNK) {
         const uint64_t n = s->n_elements - at < CHUNK ? s->n_elements - at : CHUNK;
-        const lisa_typed part = {(unsigned char *)value->data + at * to, value->dtype};
         LISA_TRY(lisa__poll(o->model->context));
         LISA_TRY(lisa__weights_read(o->file, s, at * from, chunk, n * from));
-        LISA_TRY(check_finite(o, s, chunk, n, value->dtype));
-        LISA_TRY(lisa__typed_put(o->model, &part, n, chunk, s->dtype, s->name));
+        LISA_TRY(check_finite(o, s, chunk, n, adapter->own.descs[index].dtype));
+        LISA_TRY(lisa__values_put(o->model, &adapter->own, index, at, n, chunk, s->dtype));
     }
     return LISA_OK;
 }
@@ -92,7 +91,7 @@ static lisa_status fill(const struct opening *o, lisa_adapter *adapter) {
     void *chunk = lisa__alloc(context, LISA_MEM_STAGING, CHUNK_BYTES, &status);
     for (uint32_t i = 0, own = 0; i < o->n_all && status == LISA_OK; i++)
         if (o->sources[i] != NULL)
-            status = fill_tensor(o, o->sources[i], &adapter->own.tensors[own++].value, chunk);
+            status = fill_tensor(o, o->sources[i], adapter, own++, chunk);
     lisa__release(context, LISA_MEM_STAGING, chunk, CHUNK_BYTES);
     return status;
 }
@@ -184,6 +183,7 @@ lisa_status lisa__adapter_save(lisa_adapter *adapter, const char *directory) {
     char *config;
     uint64_t n;
     lisa_status status;
+    LISA_TRY(lisa__parameters_check(&adapter->own));
     LISA_TRY(lisa__peft_config_text(&config, &n, &adapter->options, &base, adapter->config,
                                     adapter->config_bytes));
     struct lisa__write_tensor *written = lisa__alloc(context, LISA_MEM_HANDLES, bytes, &status);

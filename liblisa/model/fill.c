@@ -281,34 +281,52 @@ lisa_status lisa__make_writable(lisa_model *model, uint32_t group) {
                                                         : LISA_OK;
 }
 
+static lisa_status put_all(lisa_model *model, uint32_t index, const void *data, uint32_t dtype,
+                           const struct staging *s) {
+    const struct lisa__tensor *t = &model->base.tensors[index];
+    const uint64_t n = model->base.descs[index].n_elements;
+    for (uint64_t at = 0; at < n; at += CHUNK)
+        LISA_TRY(put_chunk(model, index, at, chunk_of(at, n),
+                           (const unsigned char *)data + at * lisa__dtype_size(dtype), dtype, s));
+    return t->rows == NULL || t->low == NULL ? LISA_OK
+                                             : put_row_masters(model, index, data, dtype, s);
+}
+
 lisa_status lisa__tensor_put(lisa_model *model, uint32_t index, const void *data, uint32_t dtype) {
     const struct lisa__tensor_desc *d = &model->base.descs[index];
-    const uint64_t n = d->n_elements;
     struct staging s;
     LISA_TRY(lisa__model_check(model));
-    LISA_TRY(check_finite(d->name, d->dtype, n, data, dtype));
+    LISA_TRY(check_finite(d->name, d->dtype, d->n_elements, data, dtype));
     LISA_TRY(staging_begin(&s, model->context, 1));
     lisa_status status = lisa__make_writable(model, d->group);
-    for (uint64_t at = 0; at < n && status == LISA_OK; at += CHUNK)
-        status = put_chunk(model, index, at, chunk_of(at, n),
-                           (const unsigned char *)data + at * lisa__dtype_size(dtype), dtype, &s);
-    const struct lisa__tensor *t = &model->base.tensors[index];
-    if (status == LISA_OK && t->rows != NULL && t->low != NULL)
-        status = put_row_masters(model, index, data, dtype, &s);
+    if (status == LISA_OK) {
+        lisa__change_begin(&model->base, "a write of a tensor");
+        status = lisa__change_end(&model->base, put_all(model, index, data, dtype, &s));
+    }
     staging_end(&s);
     model->version++;
     return status;
 }
 
-lisa_status lisa__typed_put(lisa_model *model, const lisa_typed *value, uint64_t n,
-                            const void *data, uint32_t dtype, const char *name) {
-    lisa_status status;
-    LISA_TRY(check_finite(name, value->dtype, n, data, dtype));
-    void *staging = lisa__alloc(model->context, LISA_MEM_STAGING, STAGING_BYTES, &status);
-    for (uint64_t at = 0; at < n && status == LISA_OK; at += CHUNK)
-        status = upload_converted(model, value, at, chunk_of(at, n),
+static lisa_status upload_all(lisa_model *model, const lisa_typed *value, uint64_t begin,
+                              uint64_t n, const void *data, uint32_t dtype, void *staging) {
+    for (uint64_t at = 0; at < n; at += CHUNK)
+        LISA_TRY(upload_converted(model, value, begin + at, chunk_of(at, n),
                                   (const unsigned char *)data + at * lisa__dtype_size(dtype), dtype,
-                                  staging);
+                                  staging));
+    return LISA_OK;
+}
+
+lisa_status lisa__values_put(lisa_model *model, struct lisa__parameters *p, uint32_t index,
+                             uint64_t begin, uint64_t n, const void *data, uint32_t dtype) {
+    const lisa_typed *value = &p->tensors[index].value;
+    lisa_status status;
+    LISA_TRY(check_finite(p->descs[index].name, value->dtype, n, data, dtype));
+    void *staging = lisa__alloc(model->context, LISA_MEM_STAGING, STAGING_BYTES, &status);
+    if (staging == NULL)
+        return status;
+    lisa__change_begin(p, "a write of a tensor");
+    status = lisa__change_end(p, upload_all(model, value, begin, n, data, dtype, staging));
     lisa__release(model->context, LISA_MEM_STAGING, staging, STAGING_BYTES);
     return status;
 }

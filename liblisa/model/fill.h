@@ -15,12 +15,14 @@ lisa_status lisa__fill_random(lisa_model *model, uint32_t index, uint64_t seed);
 lisa_status lisa__fill_uniform(lisa_model *model, const lisa_typed *value, uint64_t n, double bound,
                                uint64_t seed, uint64_t stream);
 
-/* Values [begin, begin + n) to the host as another type, and n values from the host; these must be
- * finite in their new type, `name` says whose they are. */
+/* Values [begin, begin + n) to the host as another type. */
 lisa_status lisa__typed_get(lisa_model *model, const lisa_typed *value, uint64_t begin, uint64_t n,
                             void *out, uint32_t dtype);
-lisa_status lisa__typed_put(lisa_model *model, const lisa_typed *value, uint64_t n,
-                            const void *data, uint32_t dtype, const char *name);
+
+/* Values [begin, begin + n) of a tensor without a master from the host; they must be finite in
+ * their new type. */
+lisa_status lisa__values_put(lisa_model *model, struct lisa__parameters *p, uint32_t index,
+                             uint64_t begin, uint64_t n, const void *data, uint32_t dtype);
 
 /* As lisa__typed_get, of so few values that `staging` holds them as they are. */
 lisa_status lisa__typed_get_staged(lisa_model *model, const lisa_typed *value, uint64_t begin,

@@ -147,12 +147,13 @@ static lisa_status make_writable(const lisa_adapter *adapter) {
 
 /* Everything that can fail is done before the first weight changes. */
 static lisa_status merge(struct merge *m) {
+    struct lisa__parameters *base = &m->adapter->model->base;
     LISA_TRY(merge_all(m));
     LISA_TRY(make_writable(m->adapter));
     m->writes = 1;
-    LISA_TRY(merge_all(m));
     m->adapter->model->version++;
-    return LISA_OK;
+    lisa__change_begin(base, "a merge");
+    return lisa__change_end(base, merge_all(m));
 }
 
 lisa_status lisa__adapter_merge(lisa_adapter *adapter) {
@@ -163,6 +164,7 @@ lisa_status lisa__adapter_merge(lisa_adapter *adapter) {
     if (model->optimizer != NULL)
         return lisa__fail(LISA_E_STATE, "lisa_adapter_merge: the model has an optimizer");
     LISA_TRY(lisa__model_check(model));
+    LISA_TRY(lisa__parameters_check(&adapter->own));
     m.weights = lisa__alloc(model->context, LISA_MEM_STAGING, 3 * bytes, &status);
     if (m.weights == NULL)
         return status;

@@ -323,7 +323,29 @@ void lisa__model_release(lisa_model *model) {
     lisa__context_release(context);
 }
 
+void lisa__change_begin(struct lisa__parameters *p, const char *what) {
+    p->torn = what;
+}
+
+lisa_status lisa__change_end(struct lisa__parameters *p, lisa_status status) {
+    if (status == LISA_OK)
+        p->torn = NULL;
+    return status;
+}
+
+lisa_status lisa__parameters_check(const struct lisa__parameters *p) {
+    if (p->torn == NULL)
+        return LISA_OK;
+    return lisa__fail(LISA_E_STATE,
+                      "the backend failed in the middle of %s, which left weights that are of no "
+                      "step: open them again",
+                      p->torn);
+}
+
 lisa_status lisa__model_check(const lisa_model *model) {
+    LISA_TRY(lisa__parameters_check(&model->base));
+    if (model->adapter != NULL)
+        LISA_TRY(lisa__parameters_check(&model->adapter->own));
     for (uint32_t i = 0; i < model->base.n; i++)
         if (model->base.descs[i].mapped)
             return lisa__weights_check(model->files);

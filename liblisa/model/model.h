@@ -33,6 +33,7 @@ struct lisa__parameters {
     struct lisa__tensor_desc *descs; /* [n], in group order */
     struct lisa__tensor *tensors;    /* [n] */
     uint32_t n;
+    const char *torn; /* the change that a failed backend left half made, or NULL */
 };
 
 /* See stream.h. */
@@ -89,8 +90,15 @@ lisa_model *lisa__model_retain(lisa_model *model);
 void lisa__model_release(lisa_model *model);
 
 /* LISA_E_IO when a weight still lies in a file that was changed: reading it might end the process.
- */
+ * LISA_E_STATE where weights, or an attached adapter's, are torn. */
 lisa_status lisa__model_check(const lisa_model *model);
+
+/* A backend that fails between these leaves values and states that are neither the old ones nor
+ * the new: lisa__parameters_check says so for ever after. `what` is kept; the end returns status.
+ */
+void lisa__change_begin(struct lisa__parameters *p, const char *what);
+lisa_status lisa__change_end(struct lisa__parameters *p, lisa_status status);
+lisa_status lisa__parameters_check(const struct lisa__parameters *p);
 
 /* Reserves private memory (or the scratch file) for a part's mapped tensors. Idempotent. */
 lisa_status lisa__model_reserve(lisa_model *model, uint32_t part);

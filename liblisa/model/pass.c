@@ -165,7 +165,7 @@ lisa_status lisa__backward_check(const lisa_model *model, const lisa_batch *b) {
         return lisa__fail(LISA_E_STATE,
                           "lisa_backward: the batch and the weights as they are now have had no "
                           "lisa_forward");
-    return LISA_OK;
+    return lisa__model_check(model);
 }
 
 lisa_status lisa__backward(lisa_model *model, lisa_batch *b) {

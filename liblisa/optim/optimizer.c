@@ -165,8 +165,11 @@ static lisa_status create_into(lisa_optimizer *o) {
     uint32_t before[LISA__PARTS];
     memcpy(before, model->reserved, sizeof before);
     const lisa_status status = fill(o);
-    if (status != LISA_OK)
+    if (status != LISA_OK) {
+        /* Nothing has trained: a first mask that failed has moved weights, and changed none. */
+        o->trained->torn = NULL;
         lisa__model_unreserve(model, before);
+    }
     return status;
 }
 
@@ -183,6 +186,7 @@ static void bind(lisa_optimizer *o) {
 lisa_status lisa__optimizer_create(lisa_optimizer **out, lisa_model *model,
                                    const lisa_optimizer_options *options) {
     LISA_TRY(lisa__optimizer_check(options, &model->config, model->adapter != NULL));
+    LISA_TRY(lisa__model_check(model));
     if (model->optimizer != NULL)
         return lisa__fail(LISA_E_STATE,
                           "lisa_optimizer_create: the model has an optimizer already");
@@ -239,7 +243,8 @@ void lisa__optimizer_destroy(lisa_optimizer *o) {
     lisa_context *context = model->context;
     if (model->optimizer == o) {
         unlend(o->trained);
-        (void)disown_all(o);
+        if (disown_all(o) != LISA_OK)
+            lisa__change_begin(&model->base, "the return of a layer to the host's memory");
         model->optimizer = NULL;
         model->sink = (struct lisa__gradient_sink){NULL, NULL};
     }
@@ -263,12 +268,22 @@ struct lisa__state lisa__group_state(const lisa_optimizer *o, uint32_t group) {
     return lisa__slot_at(&o->memory, (uint32_t)o->groups[group].slot);
 }
 
-lisa_status lisa__optimizer_void(lisa_optimizer *o) {
+lisa_status lisa__optimizer_clear(lisa_optimizer *o) {
     lisa_backend *be = o->model->be;
+    LISA_TRY(be->ops->zero(be, &o->memory.outcome->loss, sizeof o->memory.outcome->loss));
+    LISA_TRY(be->ops->zero(be, o->memory.gradients, o->gradient_elements * o->model->real_size));
+    o->uncleared = 0;
+    return LISA_OK;
+}
+
+void lisa__optimizer_void(lisa_optimizer *o) {
+    struct lisa__error_kept kept;
     memset(&o->window, 0, sizeof o->window);
     lisa__optimizer_unclaim(o);
-    LISA_TRY(be->ops->zero(be, &o->memory.outcome->loss, sizeof o->memory.outcome->loss));
-    return be->ops->zero(be, o->memory.gradients, o->gradient_elements * o->model->real_size);
+    o->uncleared = 1;
+    lisa__error_keep(&kept);
+    if (lisa__optimizer_clear(o) != LISA_OK)
+        lisa__error_restore(&kept);
 }
 
 lisa_status lisa__optimizer_check_gradients(const lisa_optimizer *o) {

@@ -25,8 +25,8 @@ struct lisa__window {
 
 struct lisa_optimizer {
     lisa_model *model;
-    const struct lisa__parameters *trained; /* the model's weights, or the adapter's */
-    struct lisa_adapter *adapter;           /* whose they are, or NULL */
+    struct lisa__parameters *trained; /* the model's weights, or the adapter's */
+    struct lisa_adapter *adapter;     /* whose they are, or NULL */
     lisa_optimizer_options options;
     uint32_t n_layers, max_active;
     struct lisa__state_shape shape;
@@ -45,6 +45,7 @@ struct lisa_optimizer {
     uint64_t confirmed; /* updates that the device is known to have made */
     uint32_t unsettled; /* updates since, of which that is not known */
     uint64_t ticket;    /* of the last one's outcome */
+    uint32_t uncleared; /* 1: gradients of a void window are still to be cleared */
 };
 
 /* LISA_E_INVAL names the option at fault. adapted: they are of an adapter's optimizer. */
@@ -64,13 +65,15 @@ lisa_status lisa__optimizer_apply_mask(lisa_optimizer *o, const uint8_t *mask, u
 
 /* Points the model's tensors at gradients and low bits as the groups say, packing the gradients of
  * active groups, and clears them. */
-lisa_status lisa__optimizer_lend(lisa_optimizer *o);
+void lisa__optimizer_lend(lisa_optimizer *o);
 
 /* Where a group's moments and low bits lie now. Only for groups that have state in memory. */
 struct lisa__state lisa__group_state(const lisa_optimizer *o, uint32_t group);
 
-/* Clears gradients and window, and gives rows that were not updated back. */
-lisa_status lisa__optimizer_void(lisa_optimizer *o);
+/* Clears gradients and window, and gives rows that were not updated back. Where the backend cannot
+ * clear them now, the next backward does before it begins. */
+void lisa__optimizer_void(lisa_optimizer *o);
+lisa_status lisa__optimizer_clear(lisa_optimizer *o);
 
 /* The outcome of updates that were made without waiting for it. LISA_E_NONFINITE where one failed:
  * nothing has changed since before it, and the window is void. wait: until all is known. */

@@ -165,20 +165,23 @@ lisa_status lisa__optimizer_settle(lisa_optimizer *o, int wait) {
     if (!known)
         return LISA_OK;
     const lisa_control control = o->memory.posted->control;
+    if (control.verdict > LISA_VERDICT_EMPTY)
+        LISA_TRY(clear_verdict(o, control.updates));
     uncount_updates(o, o->unsettled - (control.updates - o->confirmed), control.verdict);
     o->confirmed = control.updates;
     o->unsettled = 0;
     if (control.verdict <= LISA_VERDICT_EMPTY)
         return LISA_OK;
     o->rows_kept = o->rows_before;
-    LISA_TRY(clear_verdict(o, control.updates));
-    LISA_TRY(lisa__optimizer_void(o));
+    lisa__optimizer_void(o);
     return blame(o, &control);
 }
 
 lisa_status lisa__optimizer_begin_backward(lisa_optimizer *o, const struct lisa__rows *rows) {
     lisa_backend *be = o->model->be;
     LISA_TRY(lisa__optimizer_settle(o, 0));
+    if (o->uncleared)
+        LISA_TRY(lisa__optimizer_clear(o));
     if (!o->options.update_in_backward)
         return lisa__optimizer_claim(o, rows);
     if (o->window.n_backward != 0)
@@ -186,9 +189,10 @@ lisa_status lisa__optimizer_begin_backward(lisa_optimizer *o, const struct lisa_
                                         "lisa_optimizer_step");
     LISA_TRY(lisa__optimizer_claim(o, rows));
     o->window.lr = o->options.lr;
-    o->updates++;
     LISA_TRY(be->ops->zero(be, o->memory.squares, o->trained->n * sizeof *o->memory.squares));
-    return lisa__optimizer_put_weight(o, rows->weight_sum);
+    LISA_TRY(lisa__optimizer_put_weight(o, rows->weight_sum));
+    o->updates++;
+    return LISA_OK;
 }
 
 /* An update inside backward that failed, where that is known already. */
@@ -211,7 +215,8 @@ lisa_status lisa__optimizer_take(void *self, uint32_t tensor) {
     lisa_backend *be = o->model->be;
     LISA_TRY(square_tensor(o, tensor));
     LISA_TRY(judge(o, tensor, 1));
-    LISA_TRY(update_tensor(o, tensor));
+    lisa__change_begin(o->trained, "an update");
+    LISA_TRY(lisa__change_end(o->trained, update_tensor(o, tensor)));
     LISA_TRY(check_taken(o));
     if (lisa__is_sparse(&o->shape, tensor))
         o->rows_kept = o->rows.n_used;
@@ -220,14 +225,14 @@ lisa_status lisa__optimizer_take(void *self, uint32_t tensor) {
                          lisa__gradient_in_use(o, tensor) * o->model->real_size);
 }
 
-/* Unless backward has updated already. */
+/* What backward has not updated already, and the count of it. */
 static lisa_status update(lisa_optimizer *o) {
-    if (o->options.update_in_backward)
-        return judge(o, 0, o->trained->n);
-    o->updates++;
-    LISA_TRY(square_all(o));
-    LISA_TRY(judge(o, 0, o->trained->n));
-    return update_all(o);
+    if (!o->options.update_in_backward) {
+        o->updates++;
+        LISA_TRY(update_all(o));
+    }
+    count_update(o);
+    return post_outcome(o);
 }
 
 static void fill_stats(const lisa_optimizer *o, const struct lisa__window *window,
@@ -249,11 +254,17 @@ static void fill_stats(const lisa_optimizer *o, const struct lisa__window *windo
 
 static lisa_status step(lisa_optimizer *o, lisa_step_stats *stats) {
     const struct lisa__window window = o->window;
-    LISA_TRY(update(o));
-    count_update(o);
-    LISA_TRY(post_outcome(o));
+    if (!o->options.update_in_backward)
+        LISA_TRY(square_all(o));
+    LISA_TRY(judge(o, 0, o->trained->n));
+    lisa__change_begin(o->trained, "an update");
+    lisa_status status = update(o);
     /* A window without targets counts no step, which the next one has to know. */
-    LISA_TRY(lisa__optimizer_settle(o, stats != NULL || window.weight_sum == 0));
+    if (status == LISA_OK)
+        status = lisa__optimizer_settle(o, stats != NULL || window.weight_sum == 0);
+    /* What is known to have failed as a whole has changed nothing. */
+    (void)lisa__change_end(o->trained, status == LISA_E_NONFINITE ? LISA_OK : status);
+    LISA_TRY(status);
     if (o->unsettled == 0 && o->memory.posted->control.verdict == LISA_VERDICT_EMPTY)
         lisa__log(o->model->context, LISA_LOG_WARN,
                   "no label of the window is scored: nothing is updated, no step is counted");
@@ -270,6 +281,6 @@ lisa_status lisa__optimizer_step(lisa_optimizer *o, lisa_step_stats *stats) {
     if (!o->options.update_in_backward)
         LISA_TRY(lisa__poll(o->model->context));
     const lisa_status status = step(o, stats);
-    const lisa_status cleared = lisa__optimizer_void(o);
-    return status != LISA_OK ? status : cleared;
+    lisa__optimizer_void(o);
+    return status;
 }

@@ -164,7 +164,7 @@ static void *low_of(const lisa_optimizer *o, uint32_t group) {
     return lisa__group_state(o, group).low;
 }
 
-lisa_status lisa__optimizer_lend(lisa_optimizer *o) {
+void lisa__optimizer_lend(lisa_optimizer *o) {
     const struct lisa__parameters *trained = o->trained;
     uint64_t element = LISA__GRADIENT_HEADER;
     for (uint32_t i = 0; i < trained->n; i++) {
@@ -183,7 +183,7 @@ lisa_status lisa__optimizer_lend(lisa_optimizer *o) {
         element += (lisa__trained_elements(&o->shape, d) + 15) / 16 * 16;
     }
     o->gradient_elements = o->options.update_in_backward ? o->memory.gradient_elements : element;
-    return lisa__optimizer_void(o);
+    lisa__optimizer_void(o);
 }
 
 /* What of the mask this optimizer can train goes to o->wanted; *differs from what is in force. */
@@ -212,6 +212,16 @@ static lisa_status read_mask(lisa_optimizer *o, const uint8_t *mask, uint32_t n_
     return LISA_OK;
 }
 
+static lisa_status swap(lisa_optimizer *o, uint32_t n_groups) {
+    for (uint32_t g = 0; g < n_groups; g++)
+        if (o->groups[g].active && !o->wanted[g])
+            LISA_TRY(leave(o, g));
+    for (uint32_t g = 0; g < n_groups; g++)
+        if (!o->groups[g].active && o->wanted[g])
+            LISA_TRY(arrive(o, g));
+    return LISA_OK;
+}
+
 lisa_status lisa__optimizer_apply_mask(lisa_optimizer *o, const uint8_t *mask, uint32_t n_groups,
                                        uint32_t *swapped) {
     int differs = 0;
@@ -227,12 +237,9 @@ lisa_status lisa__optimizer_apply_mask(lisa_optimizer *o, const uint8_t *mask, u
                           o->window.n_backward);
     LISA_TRY(lisa__optimizer_settle(o, 1));
     LISA_TRY(lisa__model_check(o->model));
-    for (uint32_t g = 0; g < n_groups; g++)
-        if (o->groups[g].active && !o->wanted[g])
-            LISA_TRY(leave(o, g));
-    for (uint32_t g = 0; g < n_groups; g++)
-        if (!o->groups[g].active && o->wanted[g])
-            LISA_TRY(arrive(o, g));
+    lisa__change_begin(o->trained, "a swap");
+    LISA_TRY(lisa__change_end(o->trained, swap(o, n_groups)));
     o->model->version++;
-    return lisa__optimizer_lend(o);
+    lisa__optimizer_lend(o);
+    return LISA_OK;
 }

@@ -1,23 +1,14 @@
 /* What a step asks of a device, counted by the host device: launches, allocations, waits. Skipped
  * on a GPU, which does not count. */
-#include "cuda/host/hostdevice.h"
+#include "cuda/device.h"
 #include "cuda_main.h"
 #include "rig.h"
 
-#include <dlfcn.h>
 #include <stdio.h>
-#include <string.h>
 
-/* The device is loaded by the module, so it is there once a context has been made. */
 static hostdevice_counts counts(void) {
     hostdevice_counts now = {0};
-    void (*get)(hostdevice_counts * out);
-    void *device = dlopen("libhostdevice.so", RTLD_NOLOAD | RTLD_LAZY);
-    ck_assert_msg(device != NULL, "%s", dlerror());
-    void *symbol = dlsym(device, "hostdevice_get_counts");
-    memcpy(&get, &symbol, sizeof get);
-    get(&now);
-    dlclose(device);
+    LISA_DEVICE(hostdevice_get_counts)(&now);
     return now;
 }
 
