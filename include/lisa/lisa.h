@@ -7,6 +7,7 @@
 
 #include "adapter.h"
 #include "batch.h"
+#include "checkpoint.h"
 #include "common.h"
 #include "context.h"
 #include "model.h"

@@ -1,6 +1,7 @@
 /* The handle of a sampler: one block, with the sampler's own copies of its arrays behind it. */
 #include "sampler/sampler.h"
 
+#include "api/sampler.h"
 #include "core/error.h"
 #include "core/options.h"
 
@@ -64,6 +65,10 @@ lisa_status lisa_sampler_create(lisa_sampler **out, const lisa_sampler_options *
     lisa__sampler_prepare(&sampler->core);
     *out = sampler;
     return LISA_OK;
+}
+
+const lisa_sampler_options *lisa__sampler_options(const lisa_sampler *sampler) {
+    return &sampler->core.options;
 }
 
 void lisa_sampler_destroy(lisa_sampler *sampler) {

@@ -125,14 +125,20 @@ static uint32_t rank_of(uint32_t dtype) {
         return 1;
     case LISA_DTYPE_BF16:
         return 2;
-    default:
+    case LISA_DTYPE_F16:
         return 3;
+    default:
+        return 4;
     }
 }
 
 static const char *name_of(uint32_t dtype) {
-    static const char *const names[] = {"F64", "F32", "BF16", "F16"};
+    static const char *const names[] = {"F64", "F32", "BF16", "F16", "U8"};
     return names[rank_of(dtype)];
+}
+
+static uint64_t size_of(const struct lisa__write_tensor *tensor) {
+    return tensor->dtype == 0 ? 1 : lisa__dtype_size(tensor->dtype);
 }
 
 static int in_file_order(const void *left, const void *right) {
@@ -151,7 +157,7 @@ static void cut_into_shards(struct weights *weights, const struct lisa__write_te
     uint64_t filled = 0;
     uint32_t shard = 0;
     for (uint32_t i = 0; i < weights->n_pieces; i++) {
-        const uint64_t bytes = tensors[i].n_elements * lisa__dtype_size(tensors[i].dtype);
+        const uint64_t bytes = tensors[i].n_elements * size_of(tensors + i);
         if (filled > 0 && (bytes > max_shard_bytes || filled > max_shard_bytes - bytes)) {
             shard++;
             filled = 0;
@@ -226,7 +232,7 @@ static lisa_status write_header(const struct part *part, int fd, const char *pat
 
 static lisa_status write_tensor(const struct weights *weights, const struct piece *piece, int fd,
                                 const char *path) {
-    const uint64_t size = lisa__dtype_size(piece->tensor->dtype);
+    const uint64_t size = size_of(piece->tensor);
     const uint64_t all = piece->tensor->n_elements, most = LISA__WRITE_STAGING / size;
     LISA_TRY(lisa__poll(weights->context));
     for (uint64_t begin = 0; begin < all;) {
@@ -355,7 +361,7 @@ static lisa_status write_files(struct weights *weights, struct lisa__stage *stag
 
 static lisa_status check_tensors(const struct lisa__write_tensor *tensors, uint32_t n_tensors) {
     for (uint32_t i = 0; i < n_tensors; i++)
-        if (lisa__dtype_size(tensors[i].dtype) == 0 || tensors[i].n_dims > 2 ||
+        if (size_of(tensors + i) == 0 || tensors[i].n_dims > 2 ||
             tensors[i].n_elements > (uint64_t)INT64_MAX / 64)
             return lisa__fail(LISA_E_INTERNAL, "tensor \"%s\" cannot be written", tensors[i].name);
     return LISA_OK;
@@ -401,6 +407,30 @@ lisa_status lisa__write_weights(lisa_context *context, const char *directory,
         begin(&weights, tensors, max_shard_bytes != 0 ? max_shard_bytes : DEFAULT_SHARD);
     if (status == LISA_OK)
         status = write_staged(&weights, directory);
+    end(&weights);
+    return status;
+}
+
+static lisa_status write_one(struct weights *weights, const char *directory, const char *name) {
+    struct lisa__stage stage;
+    struct part part = {weights, weights->pieces, weights->n_pieces};
+    LISA_TRY(lisa__make_directory(directory));
+    LISA_TRY(lisa__stage_open(&stage, weights->context, directory, 1));
+    lisa_status status = lisa__stage_file(&stage, name, fill_part, &part);
+    if (status == LISA_OK)
+        status = lisa__stage_rename_all(&stage);
+    lisa__stage_close(&stage);
+    return status;
+}
+
+lisa_status lisa__write_tensors(lisa_context *context, const char *directory, const char *name,
+                                const struct lisa__write_tensor *tensors, uint32_t n_tensors,
+                                lisa__tensor_source source, void *user) {
+    struct weights weights = {
+        .context = context, .n_pieces = n_tensors, .source = source, .user = user};
+    lisa_status status = begin(&weights, tensors, UINT64_MAX);
+    if (status == LISA_OK)
+        status = write_one(&weights, directory, name);
     end(&weights);
     return status;
 }

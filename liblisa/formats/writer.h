@@ -8,7 +8,7 @@
 
 struct lisa__write_tensor {
     const char *name;
-    uint32_t dtype; /* LISA_DTYPE_* as written */
+    uint32_t dtype; /* LISA_DTYPE_* as written; 0: bytes (U8) */
     uint32_t n_dims;
     uint64_t shape[2];
     uint64_t n_elements;
@@ -24,6 +24,11 @@ typedef lisa_status (*lisa__tensor_source)(void *user, uint32_t index, uint64_t 
 lisa_status lisa__write_weights(lisa_context *context, const char *directory,
                                 const struct lisa__write_tensor *tensors, uint32_t n_tensors,
                                 uint64_t max_shard_bytes, lisa__tensor_source source, void *user);
+
+/* Writes them to the one file DIRECTORY/name, which appears whole or not at all. */
+lisa_status lisa__write_tensors(lisa_context *context, const char *directory, const char *name,
+                                const struct lisa__write_tensor *tensors, uint32_t n_tensors,
+                                lisa__tensor_source source, void *user);
 
 /* One file of tensors, and a text that belongs to it. */
 struct lisa__write_pair {

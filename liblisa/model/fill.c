@@ -264,7 +264,7 @@ lisa_status lisa__reserve_group(lisa_model *model, uint32_t group) {
 }
 
 /* What is under way between the host's memory and the device may be of what is written next. */
-static lisa_status wait_for_transfers(lisa_model *model) {
+lisa_status lisa__wait_for_transfers(lisa_model *model) {
     for (uint32_t slot = 0; slot < LISA_TRANSFER_SLOTS; slot++)
         LISA_TRY(model->be->ops->transfer_wait(model->be, slot));
     return LISA_OK;
@@ -272,7 +272,7 @@ static lisa_status wait_for_transfers(lisa_model *model) {
 
 lisa_status lisa__make_writable(lisa_model *model, uint32_t group) {
     LISA_TRY(lisa__reserve_group(model, group));
-    LISA_TRY(wait_for_transfers(model));
+    LISA_TRY(lisa__wait_for_transfers(model));
     if (!model->stream.is_on)
         return lisa__model_own_group(model, group);
     /* Streamed layers are written where they lie. */
@@ -300,6 +300,7 @@ lisa_status lisa__tensor_put(lisa_model *model, uint32_t index, const void *data
     LISA_TRY(staging_begin(&s, model->context, 1));
     lisa_status status = lisa__make_writable(model, d->group);
     if (status == LISA_OK) {
+        model->base.tensors[index].changed = 1;
         lisa__change_begin(&model->base, "a write of a tensor");
         status = lisa__change_end(&model->base, put_all(model, index, data, dtype, &s));
     }

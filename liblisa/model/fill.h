@@ -31,6 +31,9 @@ lisa_status lisa__typed_get_staged(lisa_model *model, const lisa_typed *value, u
 /* Private memory for the group's part, where it has none yet: what lisa__model_own_group wants. */
 lisa_status lisa__reserve_group(lisa_model *model, uint32_t group);
 
+/* Operations to come are after what is under way between the host's memory and the device. */
+lisa_status lisa__wait_for_transfers(lisa_model *model);
+
 /* The group's weights may be written where they lie. */
 lisa_status lisa__make_writable(lisa_model *model, uint32_t group);
 

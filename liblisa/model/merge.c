@@ -100,6 +100,7 @@ static lisa_status merge_tile(const struct merge *m, const struct target *t, con
     LISA_TRY(add(m, t, n));
     if (!m->writes)
         return lisa__poll(model->context);
+    t->weight->changed = 1;
     return model->be->ops->upload(model->be, (unsigned char *)t->weight->value.data + begin * size,
                                   m->deltas, n * size);
 }

@@ -266,6 +266,7 @@ lisa_status lisa__model_open(lisa_model **out, lisa_context *context, const char
 }
 
 static lisa_status create_into(lisa_model *model, const lisa_model_options *options) {
+    model->seed = options->seed;
     for (uint32_t i = 0; i < model->base.n; i++) {
         model->base.tensors[i].file_dtype = model->config.weights_dtype;
         model->base.descs[i].dtype = lisa__held_dtype(model->be->ops, model->config.weights_dtype);
@@ -317,6 +318,9 @@ void lisa__model_release(lisa_model *model) {
                   model->base.n * sizeof *model->base.tensors);
     lisa__release(context, LISA_MEM_HANDLES, model->base.descs,
                   model->base.n * sizeof *model->base.descs);
+    if (model->base_sums != NULL)
+        lisa__release(context, LISA_MEM_HANDLES, model->base_sums,
+                      model->base.n * sizeof *model->base_sums);
     release_string(context, model->scratch_dir);
     release_string(context, model->directory);
     lisa__release(context, LISA_MEM_HANDLES, model, sizeof *model);
@@ -346,6 +350,10 @@ lisa_status lisa__model_check(const lisa_model *model) {
     LISA_TRY(lisa__parameters_check(&model->base));
     if (model->adapter != NULL)
         LISA_TRY(lisa__parameters_check(&model->adapter->own));
+    return lisa__model_check_files(model);
+}
+
+lisa_status lisa__model_check_files(const lisa_model *model) {
     for (uint32_t i = 0; i < model->base.n; i++)
         if (model->base.descs[i].mapped)
             return lisa__weights_check(model->files);

@@ -25,6 +25,7 @@ struct lisa__tensor {
     const struct lisa__row_map
         *rows;           /* lent where gradient and low have rows of their own; or NULL */
     uint32_t file_dtype; /* as it is saved */
+    uint32_t changed;    /* 1: no longer what the model was opened or drawn with */
     const struct lisa__st_tensor *source; /* its place in the files, or NULL */
 };
 
@@ -68,8 +69,10 @@ struct lisa_model {
     const struct lisa__family *family;
     char *directory;   /* it was opened from; NULL when made from a description */
     char *scratch_dir; /* or NULL */
+    uint64_t seed;     /* of weights that were drawn */
     struct lisa__weights *files;
     struct lisa__parameters base;
+    uint64_t *base_sums;        /* [base.n]; NULL until somebody asks (base.h) */
     struct lisa__layout loaded; /* tensors that never were in a mapping, and `number` */
     double *number;             /* on the device: a sum that is read at once */
     struct lisa__layout homes[LISA__PARTS];
@@ -92,6 +95,7 @@ void lisa__model_release(lisa_model *model);
 /* LISA_E_IO when a weight still lies in a file that was changed: reading it might end the process.
  * LISA_E_STATE where weights, or an attached adapter's, are torn. */
 lisa_status lisa__model_check(const lisa_model *model);
+lisa_status lisa__model_check_files(const lisa_model *model);
 
 /* A backend that fails between these leaves values and states that are neither the old ones nor
  * the new: lisa__parameters_check says so for ever after. `what` is kept; the end returns status.

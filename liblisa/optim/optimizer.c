@@ -222,10 +222,10 @@ lisa_status lisa__optimizer_check_bound(const lisa_optimizer *o) {
                                                 : "an adapter is");
 }
 
-static void unlend(const struct lisa__parameters *trained) {
-    for (uint32_t i = 0; i < trained->n; i++) {
-        trained->tensors[i].gradient = trained->tensors[i].low = NULL;
-        trained->tensors[i].rows = NULL;
+void lisa__optimizer_unlend(lisa_optimizer *o) {
+    for (uint32_t i = 0; i < o->trained->n; i++) {
+        o->trained->tensors[i].gradient = o->trained->tensors[i].low = NULL;
+        o->trained->tensors[i].rows = NULL;
     }
 }
 
@@ -242,7 +242,7 @@ void lisa__optimizer_destroy(lisa_optimizer *o) {
     lisa_model *model = o->model;
     lisa_context *context = model->context;
     if (model->optimizer == o) {
-        unlend(o->trained);
+        lisa__optimizer_unlend(o);
         if (disown_all(o) != LISA_OK)
             lisa__change_begin(&model->base, "the return of a layer to the host's memory");
         model->optimizer = NULL;

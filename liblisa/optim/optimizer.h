@@ -70,6 +70,15 @@ void lisa__optimizer_lend(lisa_optimizer *o);
 /* Where a group's moments and low bits lie now. Only for groups that have state in memory. */
 struct lisa__state lisa__group_state(const lisa_optimizer *o, uint32_t group);
 
+/* Where a group's state is held, in a slot or away; all NULL where it has none. */
+struct lisa__state lisa__optimizer_held(const lisa_optimizer *o, uint32_t group);
+
+/* A slot for a layer: its own where each has one, else the first that is free. */
+void lisa__optimizer_take_slot(lisa_optimizer *o, uint32_t group);
+
+/* Takes back what was lent to the tensors. */
+void lisa__optimizer_unlend(lisa_optimizer *o);
+
 /* Clears gradients and window, and gives rows that were not updated back. Where the backend cannot
  * clear them now, the next backward does before it begins. */
 void lisa__optimizer_void(lisa_optimizer *o);
@@ -92,6 +101,10 @@ lisa_status lisa__optimizer_claim(lisa_optimizer *o, const struct lisa__rows *ro
 
 /* Takes those back that were not updated. */
 void lisa__optimizer_unclaim(lisa_optimizer *o);
+
+/* Gives slots 0 to n - 1 of a map without any to these rows. 0 where a row is none of the table's
+ * or comes twice. */
+int lisa__optimizer_set_rows(lisa_optimizer *o, const uint32_t *rows, uint32_t n);
 
 /* Elements of a tensor's gradient in use: all, or those of the rows that have a slot. */
 uint64_t lisa__gradient_in_use(const lisa_optimizer *o, uint32_t index);

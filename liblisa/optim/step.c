@@ -64,6 +64,8 @@ static lisa_status update_all(const lisa_optimizer *o) {
 }
 
 static void count_update(lisa_optimizer *o) {
+    for (uint32_t i = 0; i < o->trained->n; i++)
+        o->trained->tensors[i].changed |= o->trained->tensors[i].gradient != NULL;
     for (uint32_t g = 0; g < o->n_layers + 2; g++)
         o->groups[g].steps += o->groups[g].active;
     o->model->version++;
@@ -215,6 +217,7 @@ lisa_status lisa__optimizer_take(void *self, uint32_t tensor) {
     lisa_backend *be = o->model->be;
     LISA_TRY(square_tensor(o, tensor));
     LISA_TRY(judge(o, tensor, 1));
+    o->trained->tensors[tensor].changed = 1;
     lisa__change_begin(o->trained, "an update");
     LISA_TRY(lisa__change_end(o->trained, update_tensor(o, tensor)));
     LISA_TRY(check_taken(o));

@@ -129,8 +129,7 @@ static lisa_status leave(lisa_optimizer *o, uint32_t group) {
     return o->adapter == NULL ? lisa__model_disown_group(o->model, group) : LISA_OK;
 }
 
-/* A slot for a layer: its own where each has one, else the first that is free. */
-static void take_slot(lisa_optimizer *o, uint32_t group) {
+void lisa__optimizer_take_slot(lisa_optimizer *o, uint32_t group) {
     uint32_t slot = 0;
     if (lisa__is_kept(&o->shape))
         slot = group - 1;
@@ -147,21 +146,18 @@ static lisa_status arrive(lisa_optimizer *o, uint32_t group) {
     if (o->adapter == NULL)
         LISA_TRY(lisa__model_own_group(o->model, group));
     if (needs_slot)
-        take_slot(o, group);
+        lisa__optimizer_take_slot(o, group);
     g->active = 1;
     if (!g->has_state)
         return begin_state(o, group);
     return needs_slot ? copy_state(o, lisa__group_state(o, group), away_at(o, group)) : LISA_OK;
 }
 
-/* Where a group's low bits lie, in a slot or away; NULL where it has none. */
-static void *low_of(const lisa_optimizer *o, uint32_t group) {
+struct lisa__state lisa__optimizer_held(const lisa_optimizer *o, uint32_t group) {
     const struct lisa__group *g = &o->groups[group];
     if (!g->has_state)
-        return NULL;
-    if (is_layer(o, group) && g->slot < 0)
-        return away_at(o, group).low;
-    return lisa__group_state(o, group).low;
+        return (struct lisa__state){NULL, NULL, NULL};
+    return is_layer(o, group) && g->slot < 0 ? away_at(o, group) : lisa__group_state(o, group);
 }
 
 void lisa__optimizer_lend(lisa_optimizer *o) {
@@ -171,7 +167,7 @@ void lisa__optimizer_lend(lisa_optimizer *o) {
         const struct lisa__tensor_desc *d = &trained->descs[i];
         const struct lisa__extent place = lisa__tensor_place(&o->shape, i);
         struct lisa__tensor *t = &trained->tensors[i];
-        void *low = low_of(o, d->group);
+        void *low = lisa__optimizer_held(o, d->group).low;
         t->low = lisa__low_size(d->dtype) != 0 ? at(low, place.low) : NULL;
         t->gradient = NULL;
         t->rows = lisa__is_sparse(&o->shape, i) ? &o->rows : NULL;

@@ -133,6 +133,18 @@ static void extend(struct lisa__extent *e, const struct lisa__state_shape *s,
     e->low += times * one.low;
 }
 
+struct lisa__extent lisa__tensor_extent(const struct lisa__state_shape *s, uint32_t index,
+                                        uint32_t rows_used) {
+    const struct lisa__tensor_desc *t = &s->tensors[index];
+    if (!is_sparse(s, t))
+        return (struct lisa__extent){t->n_elements,
+                                     moment_bytes(s, lisa__moments_of(s, index), t->n_elements),
+                                     t->n_elements * lisa__low_size(t->dtype)};
+    const struct lisa__extent row = lisa__row_extent(s, t);
+    return (struct lisa__extent){rows_used * row.elements, rows_used * row.moment,
+                                 rows_used * row.low};
+}
+
 struct lisa__extent lisa__tensor_place(const struct lisa__state_shape *s, uint32_t index) {
     struct lisa__extent e = {0, 0, 0};
     uint32_t i = index;

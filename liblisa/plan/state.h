@@ -112,6 +112,10 @@ uint64_t lisa__trained_elements(const struct lisa__state_shape *shape,
 struct lisa__extent lisa__row_extent(const struct lisa__state_shape *shape,
                                      const struct lisa__tensor_desc *desc);
 
+/* What the state of tensor `index` spans, with rows_used rows of a sparse embedding. */
+struct lisa__extent lisa__tensor_extent(const struct lisa__state_shape *shape, uint32_t index,
+                                        uint32_t rows_used);
+
 /* Where the state of tensor `index` begins within its group's. */
 struct lisa__extent lisa__tensor_place(const struct lisa__state_shape *shape, uint32_t index);
 

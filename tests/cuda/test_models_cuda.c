@@ -220,6 +220,36 @@ START_TEST(test_written) {
 }
 END_TEST
 
+/* From a checkpoint, in a context of its own, weights and states resident or streamed. */
+START_TEST(test_resumed) {
+    char directory[] = "/var/tmp/lisa-resumed-XXXXXX", path[128], command[128];
+    rig_spec spec;
+    rig through, resumed;
+    same_spec(&spec, _i % N_BITS);
+    spec.model.weights = _i < N_BITS ? LISA_WEIGHTS_RESIDENT : LISA_WEIGHTS_STREAMED;
+    spec.optimizer.state_policy = _i < N_BITS ? LISA_STATE_DROP : LISA_STATE_OFFLOAD;
+    spec.optimizer.moments_layers = _i % 2 ? LISA_MOMENTS_8BIT : LISA_MOMENTS_F32;
+    ck_assert_ptr_nonnull(mkdtemp(directory));
+    rig_make(&through, &spec);
+    rig_make(&resumed, &spec);
+    for (uint64_t step = 0; step < 3; step++)
+        masked_step(&through, step);
+    masked_step(&resumed, 7);
+    OK(lisa_checkpoint_save(through.optimizer, directory, 3, NULL));
+    OK(lisa_checkpoint_find(directory, path, sizeof path));
+    OK(lisa_checkpoint_load(resumed.optimizer, path, NULL));
+    for (uint64_t step = 3; step < 6; step++) {
+        const lisa_step_stats a = masked_step(&through, step), b = masked_step(&resumed, step);
+        ck_assert_double_eq(a.loss, b.loss);
+    }
+    rig_assert_same_weights(&through, &resumed, "resumed, and not");
+    rig_destroy(&resumed);
+    rig_destroy(&through);
+    snprintf(command, sizeof command, "rm -rf %s", directory);
+    ck_assert_int_eq(system(command), 0);
+}
+END_TEST
+
 START_TEST(test_recomputed) {
     rig_spec stored, recomputed;
     same_spec(&stored, _i);
@@ -512,6 +542,7 @@ static Suite *make_suite(void) {
     tcase = new_case(suite, "bits");
     tcase_add_loop_test(tcase, test_streamed, 0, N_BITS);
     tcase_add_loop_test(tcase, test_written, 0, 2);
+    tcase_add_loop_test(tcase, test_resumed, 0, 2 * N_BITS);
     tcase_add_loop_test(tcase, test_recomputed, 0, N_BITS);
     tcase_add_loop_test(tcase, test_update_in_backward, 0, N_BITS);
     tcase_add_loop_test(tcase, test_policies, 0, N_BITS);

@@ -6,6 +6,15 @@ is a LisaError, and where Python has a word for it that as well (ValueError, OSE
 
 from . import _ffi
 from ._adapter import Adapter
+from ._checkpoint import (
+    CheckpointInfo,
+    checkpoint_blob,
+    checkpoint_sampler,
+    find_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+    verify_checkpoint,
+)
 from ._choices import (
     Activation,
     Activations,
@@ -70,6 +79,7 @@ __all__ = [
     "Batch",
     "BudgetExceeded",
     "Cancelled",
+    "CheckpointInfo",
     "Context",
     "DType",
     "Evaluation",
@@ -102,8 +112,14 @@ __all__ = [
     "Weights",
     "__version__",
     "backward",
+    "checkpoint_blob",
+    "checkpoint_sampler",
+    "find_checkpoint",
     "forward",
     "library_version",
+    "load_checkpoint",
     "plan",
+    "save_checkpoint",
     "train_step",
+    "verify_checkpoint",
 ]

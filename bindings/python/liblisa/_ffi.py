@@ -408,6 +408,33 @@ class lisa_sampler_options(Structure):
     ]
 
 
+# ---- checkpoint.h ----
+
+
+class lisa_checkpoint_options(Structure):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("sampler", POINTER(lisa_sampler)),
+        ("blob", c_void_p),
+        ("blob_bytes", c_uint64),
+        ("keep", c_uint32),
+        ("reserved", c_uint32),
+    ]
+
+
+class lisa_checkpoint_info(Structure):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("step", c_uint64),
+        ("blob_bytes", c_uint64),
+        ("bytes", c_uint64),
+        ("format", c_uint32),
+        ("n_layers", c_uint32),
+        ("has_sampler", c_uint32),
+        ("adapted", c_uint32),
+    ]
+
+
 # ---- the library ----
 
 
@@ -938,6 +965,48 @@ lisa_sampler_probabilities = _bind_status(
 lisa_sampler_max_active = _bind("lisa_sampler_max_active", c_uint32, POINTER(lisa_sampler))
 # uint32_t lisa_sampler_n_groups(const lisa_sampler *sampler);
 lisa_sampler_n_groups = _bind("lisa_sampler_n_groups", c_uint32, POINTER(lisa_sampler))
+
+# ---- checkpoint.h ----
+
+# lisa_status lisa_checkpoint_options_init(lisa_checkpoint_options *options, size_t struct_size);
+lisa_checkpoint_options_init = _bind_status(
+    "lisa_checkpoint_options_init",
+    POINTER(lisa_checkpoint_options),
+    c_size_t,
+)
+# lisa_status lisa_checkpoint_save(lisa_optimizer *optimizer, const char *directory, uint64_t
+#     step, const lisa_checkpoint_options *options);
+lisa_checkpoint_save = _bind_status(
+    "lisa_checkpoint_save",
+    POINTER(lisa_optimizer),
+    c_char_p,
+    c_uint64,
+    POINTER(lisa_checkpoint_options),
+)
+# lisa_status lisa_checkpoint_verify(const char *path, lisa_checkpoint_info *info);
+lisa_checkpoint_verify = _bind_status(
+    "lisa_checkpoint_verify",
+    c_char_p,
+    POINTER(lisa_checkpoint_info),
+)
+# lisa_status lisa_checkpoint_find(const char *directory, char *path, size_t path_bytes);
+lisa_checkpoint_find = _bind_status("lisa_checkpoint_find", c_char_p, c_char_p, c_size_t)
+# lisa_status lisa_checkpoint_load(lisa_optimizer *optimizer, const char *path,
+#     lisa_checkpoint_info *info);
+lisa_checkpoint_load = _bind_status(
+    "lisa_checkpoint_load",
+    POINTER(lisa_optimizer),
+    c_char_p,
+    POINTER(lisa_checkpoint_info),
+)
+# lisa_status lisa_checkpoint_blob(const char *path, void *blob, uint64_t n);
+lisa_checkpoint_blob = _bind_status("lisa_checkpoint_blob", c_char_p, c_void_p, c_uint64)
+# lisa_status lisa_checkpoint_sampler(lisa_sampler **out, const char *path);
+lisa_checkpoint_sampler = _bind_status(
+    "lisa_checkpoint_sampler",
+    POINTER(POINTER(lisa_sampler)),
+    c_char_p,
+)
 
 # ---- train.h ----
 
