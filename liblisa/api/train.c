@@ -2,6 +2,7 @@
 
 #include "api/check.h"
 #include "core/options.h"
+#include "model/adapter.h"
 #include "model/pass.h"
 #include "optim/optimizer.h"
 
@@ -42,8 +43,11 @@ static lisa_status apply_sampler(const lisa_sampler *sampler, lisa_optimizer *op
  * again has a window of its own. */
 static lisa_status step_or_void(lisa_optimizer *optimizer, lisa_step_stats *stats) {
     const lisa_status status = lisa__optimizer_step(optimizer, stats);
-    if (status != LISA_OK)
-        lisa__optimizer_void(optimizer);
+    if (status == LISA_OK)
+        return LISA_OK;
+    lisa__optimizer_void(optimizer);
+    if (optimizer->adapter != NULL)
+        optimizer->adapter->draws--; /* the same dropout, when it is tried again */
     return status;
 }
 
