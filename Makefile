@@ -271,7 +271,7 @@ check-now: $(fast_tests) $(cuda_tests) $(cuda_lane_host) $(B)/tests/bench/seven_
 	@$(run_tests) $(fast_tests) $(call cuda_lane_tests,$(cuda_lane_host)) $(fast_scripts) \
 	    $(has_python_tests)
 
-check-slow-now: $(slow_tests) $(cuda_tests) $(cuda_lanes) all
+check-slow-now: $(slow_tests) $(cuda_tests) $(cuda_lanes) $(B)/tests/fault/test_killed all
 	@$(run_tests) $(slow_tests) $(call cuda_lane_tests,$(filter-out $(cuda_lane_host),$(cuda_lanes))) \
 	    $(slow_scripts) $(has_slow_python)
 

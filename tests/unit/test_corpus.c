@@ -1,6 +1,8 @@
 /* Replays the seeds of tests/fuzz/corpus, whole and damaged, through every fuzz entry. */
 #define LISA_FUZZ_REPLAY
 #include "../fuzz/fuzz_adapter.c"
+#include "../fuzz/fuzz_batch.c"
+#include "../fuzz/fuzz_checkpoint.c"
 #include "../fuzz/fuzz_config.c"
 #include "../fuzz/fuzz_header.c"
 #include "../fuzz/fuzz_index.c"
@@ -16,10 +18,8 @@
 static const struct {
     const char *name;
     int (*entry)(const uint8_t *data, size_t size);
-} targets[] = {{"header", fuzz_header},
-               {"index", fuzz_index},
-               {"config", fuzz_config},
-               {"adapter", fuzz_adapter}};
+} targets[] = {{"header", fuzz_header},   {"index", fuzz_index},           {"config", fuzz_config},
+               {"adapter", fuzz_adapter}, {"checkpoint", fuzz_checkpoint}, {"batch", fuzz_batch}};
 
 static uint8_t seed[MAX_SEED], damaged[MAX_SEED];
 
