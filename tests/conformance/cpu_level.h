@@ -5,6 +5,8 @@
 #ifndef LISA_CONFORMANCE_CPU_LEVEL_H
 #define LISA_CONFORMANCE_CPU_LEVEL_H
 
+#include "check_main.h"
+
 #include "backend/cpu/cpu.h"
 #include "backend/cpu/ops.h"
 #include "conformance/conformance.h"
@@ -20,10 +22,13 @@ static lisa_status level_start(lisa_backend **out, const lisa_backend_host *host
     return status;
 }
 
-static Suite *level_suite(const char *name) {
+static int level_main(const char *name) {
     level_ops = lisa__backend_cpu;
     level_ops.start = level_start;
-    return CPU_LEVEL_RUNS ? conformance_suite(name, &level_ops, 0) : suite_create(name);
+    if (CPU_LEVEL_RUNS)
+        return lisa_check_run(conformance_suite(name, &level_ops, 0));
+    printf("%s: not on this processor\n", name);
+    return 77;
 }
 
 #endif

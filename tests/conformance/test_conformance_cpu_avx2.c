@@ -8,10 +8,6 @@
 #endif
 #include "conformance/cpu_level.h"
 
-#include "check_main.h"
-
-static Suite *make_suite(void) {
-    return level_suite("conformance: cpu, AVX2 kernels");
+int main(void) {
+    return level_main("conformance: cpu, AVX2 kernels");
 }
-
-LISA_CHECK_MAIN(make_suite)

@@ -3,10 +3,6 @@
 #define CPU_LEVEL_RUNS 1
 #include "conformance/cpu_level.h"
 
-#include "check_main.h"
-
-static Suite *make_suite(void) {
-    return level_suite("conformance: cpu, base kernels");
+int main(void) {
+    return level_main("conformance: cpu, base kernels");
 }
-
-LISA_CHECK_MAIN(make_suite)
