@@ -22,18 +22,20 @@ cuda_link = -shared -cudart static $(cuda_code) -Xlinker --version-script=liblis
     -Xlinker --exclude-libs=ALL,--as-needed,-z,defs,-z,relro,-z,noexecstack \
     -Xcompiler -static-libstdc++,-static-libgcc
 
-.PHONY: cuda cuda-nvcc install-cuda uninstall-cuda
+# Asked for only where something is built: installing what is there needs none.
+need_nvcc = $(if $(shell command -v '$(NVCC)'),,$(error $(NVCC) not found: install NVIDIA's CUDA \
+    toolkit, or set NVCC))
+
+.PHONY: cuda install-cuda uninstall-cuda
 cuda: $(cuda_module)
 
-cuda-nvcc:
-	@command -v '$(NVCC)' >/dev/null || { echo "make cuda: $(NVCC) not found: install NVIDIA's CUDA" \
-	    'toolkit, or set NVCC' >&2; exit 1; }
-
-$(cuda_objects): $(B)/obj/%.o: % liblisa/backend/cuda/cuda.mk | cuda-nvcc
+$(cuda_objects): $(B)/obj/%.o: % liblisa/backend/cuda/cuda.mk
+	$(need_nvcc)
 	@mkdir -p $(@D)
 	$(call say,NVCC)$(NVCC) $(cuda_flags) -MMD -MP -MF $(@:.o=.d) -c -o $@ $<
 
-$(cuda_module): $(cuda_objects) liblisa/backend/cuda/cuda.map | cuda-nvcc
+$(cuda_module): $(cuda_objects) liblisa/backend/cuda/cuda.map
+	$(need_nvcc)
 	@mkdir -p $(@D)
 	$(call say,LD)$(NVCC) $(cuda_link) -o $@ $(cuda_objects)
 
