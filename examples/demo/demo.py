@@ -34,6 +34,7 @@ class Session:
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.model_directory: Path = arguments.model
         self.output: Path = arguments.output
+        self.backend: str = arguments.backend
         self.recipe = Recipe(lr=arguments.lr, epochs=arguments.epochs)
         self.chat = ChatTokenizer.open(self.model_directory)
         self.heldout_messages = read_conversations(arguments.data / "heldout.jsonl")
@@ -70,6 +71,7 @@ class Outcome(NamedTuple):
     after: list[str]
     history: History
     used: dict[str, liblisa.MemoryUse]
+    backend: str  # that "auto" chose
     peak: int  # anonymous memory that the work added to the process
     seconds: float
 
@@ -100,7 +102,7 @@ def train(session: Session, model: liblisa.Model, optimizer: liblisa.Optimizer,
 def work(session: Session) -> Outcome:
     """Opens, asks, trains, asks again and saves, all of the plan's memory in use."""
     begin, recipe = time.monotonic(), session.recipe
-    with AnonymousPeak() as peak, liblisa.Context() as context, \
+    with AnonymousPeak() as peak, liblisa.Context(backend=session.backend) as context, \
             liblisa.Model.open(context, session.model_directory) as model, \
             liblisa.Batch(model, recipe.batch_size, session.longest, **recipe.batch()) as batch, \
             liblisa.Optimizer(model, **recipe.optimizer()) as optimizer:
@@ -108,13 +110,14 @@ def work(session: Session) -> Outcome:
         history = train(session, model, optimizer, batch)
         after = session.answers(model)
         model.save(session.output / "out")
-        used = context.memory()
-    return Outcome(before, after, history, used, peak.grown, time.monotonic() - begin)
+        used, backend = context.memory(), context.backend
+    return Outcome(before, after, history, used, backend, peak.grown, time.monotonic() - begin)
 
 
 def run(session: Session) -> None:
     config = liblisa.ModelConfig.read(session.model_directory)
-    plans = alternatives(config, session.recipe, session.longest, session.longest_answered)
+    plans = alternatives(config, session.recipe, session.longest, session.longest_answered,
+                         session.backend)
     own = next(iter(plans.values()))
     outcome = work(session)
     curve = session.output / "loss.png"
@@ -123,9 +126,7 @@ def run(session: Session) -> None:
                 for messages, before, after in zip(session.shown, outcome.before, outcome.after)]
     print("", report.answers(answered), report.losses(outcome.history),
           report.memory_plans(plans), report.memory_classes(own, outcome.used), sep="\n\n")
-    print(f"\nAnonymous memory at its peak, as the system counts it: "
-          f"{outcome.peak / report.MIB:.0f} MiB; planned: {own.total / report.MIB:.0f} MiB "
-          f"({100 * (outcome.peak / own.total - 1):+.1f} %)")
+    print("", report.anonymous_memory(outcome.peak, own, outcome.backend), sep="\n")
     print(f"The whole process at its peak, Python and file pages included: "
           f"{status_bytes('VmHWM') / report.MIB:.0f} MiB; time {clock(outcome.seconds)}")
     print(f"Loss curve: {curve}\nFine-tuned model: {session.output / 'out'}")
@@ -138,6 +139,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("output", type=Path, help="gets out/ and loss.png")
     parser.add_argument("--lr", type=float, default=Recipe.lr)
     parser.add_argument("--epochs", type=int, default=Recipe.epochs)
+    parser.add_argument("--backend", default="cpu", help="cpu, cuda or auto (cpu)")
     return parser.parse_args(arguments)
 
 

@@ -11,14 +11,15 @@ from finetune import Recipe
 
 
 def alternatives(config: liblisa.ModelConfig, recipe: Recipe, max_tokens: int,
-                 generate_tokens: int) -> dict[str, liblisa.Plan]:
+                 generate_tokens: int, backend: str) -> dict[str, liblisa.Plan]:
     """Plans by name; the first is this run's own.
 
     max_tokens: of a training sequence. generate_tokens: of a prompt with its answer.
     """
     def plan(**changed: object) -> liblisa.Plan:
         return liblisa.plan(config, recipe.batch_size, max_tokens, generate_tokens=generate_tokens,
-                            batch=recipe.batch(), optimizer={**recipe.optimizer(), **changed})
+                            context={"backend": backend}, batch=recipe.batch(),
+                            optimizer={**recipe.optimizer(), **changed})
 
     return {
         f"LISA, {recipe.n_active} layers (this run)": plan(),

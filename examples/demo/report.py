@@ -61,6 +61,14 @@ def memory_classes(plan: liblisa.Plan, used: dict[str, liblisa.MemoryUse]) -> st
     return table(rows)
 
 
+def anonymous_memory(peak: int, plan: liblisa.Plan, backend: str) -> str:
+    """The system's count of the run; on a device most of the plan is not there."""
+    said = f"Anonymous memory at its peak, as the system counts it: {mib(peak)} MiB"
+    if backend != "cpu":
+        return f"{said}, beside the memory of {backend}"
+    return f"{said}; planned: {mib(plan.total)} MiB ({100 * (peak / plan.total - 1):+.1f} %)"
+
+
 def memory_plans(plans: dict[str, liblisa.Plan]) -> str:
     rows = [["Planned MiB", "weights", "gradients", "AdamW state", "the rest", "total"]]
     for name, plan in plans.items():
