@@ -3,7 +3,7 @@
 # A fragment of the top Makefile, whose B, say, check_cflags and check_libs it uses.
 # Builders may set
 #   CUDA_HOME  the toolkit, of which headers alone are needed
-#   CXX_HOST   clang++, the compiler of kernels as C++;  CC_HOST  clang
+#   CXX_HOST   clang++, the compiler of kernels as C++
 #
 # It gives, for each lane (host; asan: with AddressSanitizer and UBSan; race: every access of a
 # kernel is looked at), in $(B)/cuda/LANE:
@@ -16,7 +16,6 @@
 
 CUDA_HOME ?= /usr/local/cuda
 CXX_HOST ?= clang++
-CC_HOST ?= clang
 
 cuda_host_missing := $(if $(wildcard $(CUDA_HOME)/include/cuda_runtime_api.h),,the headers of \
     CUDA are not in $(CUDA_HOME)/include)
@@ -27,8 +26,7 @@ hostcuda_lanes := host asan race
 hostcuda_dir = $(B)/cuda
 
 hostcuda_runtime_sources := $(sort $(wildcard tests/cuda/host/*.cpp))
-hostcuda_module_sources := $(sort $(wildcard liblisa/backend/cuda/*.cu liblisa/backend/cuda/*.cpp \
-    liblisa/backend/cuda/*.c))
+hostcuda_module_sources := $(sort $(wildcard liblisa/backend/cuda/*.cu liblisa/backend/cuda/*.cpp))
 hostcuda_planted_sources := tests/cuda/planted.cu tests/cuda/host/operations.cu \
     tests/cuda/test_hostdevice.cpp
 
@@ -46,8 +44,8 @@ hostcuda_optimise_race := -O2
 hostcuda_sanitize_asan := -fsanitize=address,undefined -fno-sanitize-recover=all \
     -fno-omit-frame-pointer
 # A program that was not compiled so runs the asan lane's module with this preloaded.
-cuda_asan_preload = $(eval cuda_asan_preload := $$(shell $(CXX_HOST) \
-    -print-file-name=libclang_rt.asan-$$(shell uname -m).so))$(cuda_asan_preload)
+cuda_asan_preload = $(if $(cuda_host_missing),,$(eval cuda_asan_preload := $$(shell $(CXX_HOST) \
+    -print-file-name=libclang_rt.asan-$$(shell uname -m).so))$(cuda_asan_preload))
 hostcuda_link_asan = -shared-libasan -Wl,-rpath,$(dir $(cuda_asan_preload))
 # The sanitizer's dlopen does not look beside the module: its libcublas is loaded with it.
 hostcuda_module_asan := -Wl,--no-as-needed -l:libcublas.so.13
@@ -78,10 +76,6 @@ $(hostcuda_dir)/$(1)/obj/%.cpp.o: %.cpp tests/cuda/cuda.mk
 	@mkdir -p $$(@D)
 	$$(call say,CXX)$(CXX_HOST) -std=c++17 $$(call hostcuda_flags,$(1)) $(hostcuda_runtime_$(1)) \
 	    -MMD -MP -c -o $$@ $$<
-
-$(hostcuda_dir)/$(1)/obj/%.c.o: %.c tests/cuda/cuda.mk
-	@mkdir -p $$(@D)
-	$$(call say,CC)$(CC_HOST) -std=c11 $$(call hostcuda_flags,$(1)) -MMD -MP -c -o $$@ $$<
 
 $(hostcuda_dir)/$(1)/libhostdevice.so: \
     $(call hostcuda_objects,$(1),$(call hostcuda_lane_runtime,$(1)))
