@@ -1,14 +1,13 @@
 /* What a step asks of a device, counted by the host device: launches, allocations, waits. Skipped
  * on a GPU, which does not count. */
-#include "cuda/device.h"
-#include "cuda_main.h"
+#include "host_device.h"
 #include "rig.h"
 
 #include <stdio.h>
 
 static hostdevice_counts counts(void) {
     hostdevice_counts now = {0};
-    LISA_DEVICE(hostdevice_get_counts)(&now);
+    ON_HOST_DEVICE(hostdevice_get_counts)(&now);
     return now;
 }
 
@@ -117,4 +116,4 @@ static Suite *make_suite(void) {
     return suite;
 }
 
-LISA_CUDA_MAIN(make_suite)
+LISA_HOST_DEVICE_MAIN(make_suite)

@@ -4,8 +4,7 @@
  * happened, unless it came in the middle of a change: then nothing uses the weights any more.
  *
  * LISA_TEST_FAULTS says which: every nth call. */
-#include "cuda/device.h"
-#include "cuda_main.h"
+#include "host_device.h"
 #include "rig.h"
 
 #include <stdio.h>
@@ -165,17 +164,17 @@ static void assert_refused(const scenario *s, const rig_spec *spec) {
 
 static uint64_t calls_so_far(void) {
     hostdevice_counts now;
-    LISA_DEVICE(hostdevice_get_counts)(&now);
+    ON_HOST_DEVICE(hostdevice_get_counts)(&now);
     return now.calls;
 }
 
 static void clear(scenario *s) {
     rig_destroy(&s->r);
-    ck_assert_msg(LISA_DEVICE(hostdevice_live_objects)() == 0 &&
-                      LISA_DEVICE(hostdevice_live_bytes)() == 0,
+    ck_assert_msg(ON_HOST_DEVICE(hostdevice_live_objects)() == 0 &&
+                      ON_HOST_DEVICE(hostdevice_live_bytes)() == 0,
                   "%s at call %llu: %zu objects and %zu bytes leaked", s->fault->name,
-                  (unsigned long long)s->nth, LISA_DEVICE(hostdevice_live_objects)(),
-                  LISA_DEVICE(hostdevice_live_bytes)());
+                  (unsigned long long)s->nth, ON_HOST_DEVICE(hostdevice_live_objects)(),
+                  ON_HOST_DEVICE(hostdevice_live_bytes)());
 }
 
 static void make_spec(rig_spec *spec, const struct way *way) {
@@ -202,7 +201,7 @@ static uint64_t run_calm(scenario *s, const rig_spec *spec) {
     s->fault = &FAULTS[0];
     OK(lisa_context_create(&s->r.context, &spec->context)); /* the device is there now */
     lisa_context_destroy(s->r.context);
-    LISA_DEVICE(hostdevice_reset)();
+    ON_HOST_DEVICE(hostdevice_reset)();
     ck_assert_int_eq(run(s, spec), 1);
     ck_assert_uint_eq(s->n_told, 0);
     const uint64_t n_calls = calls_so_far();
@@ -212,10 +211,10 @@ static uint64_t run_calm(scenario *s, const rig_spec *spec) {
 }
 
 static void run_disturbed(scenario *s, const rig_spec *spec, const scenario *calm) {
-    LISA_DEVICE(hostdevice_reset)();
-    LISA_DEVICE(hostdevice_fail_call)(s->nth, s->fault->error, s->fault->how);
+    ON_HOST_DEVICE(hostdevice_reset)();
+    ON_HOST_DEVICE(hostdevice_fail_call)(s->nth, s->fault->error, s->fault->how);
     const int ended = run(s, spec);
-    LISA_DEVICE(hostdevice_fail_call)(0, 0, HOSTDEVICE_ONCE);
+    ON_HOST_DEVICE(hostdevice_fail_call)(0, 0, HOSTDEVICE_ONCE);
     ck_assert_msg(s->fault->how == HOSTDEVICE_ONCE || s->n_told > 0, "%s at call %llu: not told",
                   s->fault->name, (unsigned long long)s->nth);
     if (s->torn)
@@ -258,4 +257,4 @@ static Suite *make_suite(void) {
     return suite;
 }
 
-LISA_CUDA_MAIN(make_suite)
+LISA_HOST_DEVICE_MAIN(make_suite)

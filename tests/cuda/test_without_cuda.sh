@@ -47,7 +47,7 @@ fi
 # Where no module is found at all, what needs one is skipped and says where it was looked for.
 programs_skip() {
     BUILD=$work/build tests/run.sh "$BUILD"/tests/cuda/test_*_cuda >"$work/run"
-    [ "$(grep -c 'skipped: .*liblisa-cuda.so' "$work/run")" = \
+    [ "$(grep -cE 'skipped: .*(liblisa-cuda.so|the host device is not in )' "$work/run")" = \
         "$(ls "$BUILD"/tests/cuda/test_*_cuda | wc -l)" ]
 }
 check "the tests that need a device are skipped" programs_skip
@@ -55,7 +55,7 @@ check "the tests that need a device are skipped" programs_skip
 for target in cuda install-cuda check-gpu; do
     one_line() {
         ! make_it $target NVCC=no-such-nvcc cuda_module="$work/none/liblisa-cuda.so" \
-            DESTDIR="$work" >"$work/out" 2>&1 && [ "$(wc -l <"$work/out")" = 1 ] &&
+            DESTDIR="$work" 2>"$work/out" && [ "$(wc -l <"$work/out")" = 1 ] &&
             grep -q 'no-such-nvcc not found: install .*CUDA.* or set NVCC' "$work/out"
     }
     check "make $target says in one line what is missing" one_line

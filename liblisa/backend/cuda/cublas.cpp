@@ -94,7 +94,7 @@ static lisa_status not_found(lisa_backend *be, const struct search *search) {
     snprintf(text, sizeof text,
              "cuda: no libcublas.so.13 or libcublas.so.12 in the process, where the loader looks, "
              "below VIRTUAL_ENV, CONDA_PREFIX, ~/.local, the program's prefix and /usr/local, or "
-             "in LISA_BACKEND_PATH%s%s",
+             "in LISA_BACKEND_PATH%s%s; pip install nvidia-cublas where there is none",
              search->words[0] != '\0' ? ": " : "", search->words);
     return be->host->fail(be->host->self, LISA_E_BACKEND, text);
 }
