@@ -267,7 +267,7 @@ check check-slow:
 	@.ci/packages
 	@+$(MAKE) --no-print-directory $(parallel) $@-now
 
-check-now: $(fast_tests) $(cuda_tests) $(cuda_lane_host) $(B)/tests/bench/seven_b all
+check-now: $(fast_tests) $(cuda_tests) $(cuda_lane_host) $(bench_programs) all
 	@$(run_tests) $(fast_tests) $(call cuda_lane_tests,$(cuda_lane_host)) $(fast_scripts) \
 	    $(has_python_tests)
 
@@ -314,13 +314,19 @@ bench: $(bench_programs) all
 # ---- the CUDA backend -------------------------------------------------------------------------
 
 # These alone, on the device that the processor stands for; on the GPU, if there is one.
-.PHONY: check-cuda check-gpu
-check-cuda: $(cuda_tests) $(cuda_lanes) all
+.PHONY: check-cuda check-gpu bench-gpu
+check-cuda: $(cuda_tests) $(cuda_lanes) $(bench_programs) all
 	@$(run_tests) $(call cuda_lane_tests,$(cuda_lanes)) \
 	    $(sort $(wildcard tests/cuda/test_*.sh tests/slow/test_cuda_*.sh))
 
 check-gpu: $(cuda_tests) $(cuda_module)
 	@LISA_BACKEND_PATH='$(abspath $(dir $(cuda_module)))' $(run_tests) $(cuda_tests)
+
+# The module is built where there is a device to measure; else one line says that there is none.
+bench-gpu: $(bench_programs) $(if $(wildcard /dev/nvidia[0-9]* /dev/dxg),$(cuda_module))
+	@BUILD='$(abspath $(B))' PYTHONDONTWRITEBYTECODE=1 \
+	    LISA_BACKEND_PATH="$(abspath $(dir $(cuda_module)))$${LISA_BACKEND_PATH:+:$$LISA_BACKEND_PATH}" \
+	    $(PYTHON) tests/bench/gpu.py $(BENCH_FLAGS) || [ $$? = 77 ]
 
 # ---- style ------------------------------------------------------------------------------------
 
@@ -393,6 +399,7 @@ help:
 	@echo 'demo                          fine-tune a real model with LISA; sets up what it needs'
 	@echo 'asan ubsan tsan valgrind      the compiled fast tests under a checker'
 	@echo 'cuda check-cuda check-gpu     the CUDA module; its tests without a GPU, and on one'
+	@echo 'bench-gpu                     steps, rates and memory of a GPU, in one table'
 	@echo 'check-aarch64                 the compiled fast tests, cross-built, under qemu-user'
 	@echo 'lint format bench             style and limits, clang-format, benchmarks'
 	@echo 'install uninstall installcheck   PREFIX=$(PREFIX) LIBDIR INCLUDEDIR DESTDIR'

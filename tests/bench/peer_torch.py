@@ -1,12 +1,13 @@
 """PyTorch in training, led through standard input as workload.c is; it takes the same settings.
 
     peer_torch.py config=DIR method=lisa|full|lora batch=B tokens=T gamma=N rank=R threads=N
-                  checkpoint=0|1
+                  checkpoint=0|1 device=cpu|cuda dtype=f32|bf16
 
-float32, random weights, AdamW made anew for what trains, no dropout. LISA trains the layers that
+Random weights, AdamW made anew for what trains, no dropout. LISA trains the layers that
 workload.c does, with embedding and head. Says the memory of its imports when it starts.
 """
 
+import contextlib
 import json
 import resource
 import sys
@@ -20,7 +21,7 @@ def peak():
 
 def settings_of(arguments):
     settings = {"method": "lisa", "batch": 1, "tokens": 64, "gamma": 2, "rank": 16, "threads": 2,
-                "checkpoint": 0}
+                "checkpoint": 0, "device": "cpu", "dtype": "f32"}
     for argument in arguments:
         key, _, value = argument.partition("=")
         settings[key] = int(value) if value.isdigit() else value
@@ -55,9 +56,13 @@ def make(torch, transformers, settings):
     for key in ("attn_pdrop", "embd_pdrop", "resid_pdrop"):
         if hasattr(config, key):
             setattr(config, key, 0.0)
+    dtype = {"f32": torch.float32, "bf16": torch.bfloat16}[settings["dtype"]]
     if hasattr(config, "torch_dtype"):
-        config.torch_dtype = torch.float32
-    model = transformers.AutoModelForCausalLM.from_config(config).float()
+        config.torch_dtype = dtype
+    # Older ones know no device to make a model on; the processor is none that they need to know.
+    on_device = settings["device"] != "cpu"
+    with torch.device(settings["device"]) if on_device else contextlib.nullcontext():
+        model = transformers.AutoModelForCausalLM.from_config(config).to(dtype)
     if settings["method"] == "lisa":
         freeze(model, settings)
     if settings["method"] == "lora":
@@ -81,8 +86,11 @@ class Run:
         self.model, config = make(torch, transformers, settings)
         trained = [p for p in self.model.parameters() if p.requires_grad]
         self.trained = sum(p.numel() for p in trained)
-        self.optimizer = torch.optim.AdamW(trained, lr=1e-5, weight_decay=0.0)
+        self.cuda = torch.cuda if settings["device"] == "cuda" else None
+        fused = {"fused": True} if self.cuda else {}
+        self.optimizer = torch.optim.AdamW(trained, lr=1e-5, weight_decay=0.0, **fused)
         self.tokens = torch.randint(config.vocab_size, (settings["batch"], settings["tokens"]))
+        self.tokens = self.tokens.to(settings["device"])
 
     def step(self):
         before = resource.getrusage(resource.RUSAGE_SELF)
@@ -100,16 +108,27 @@ class Run:
         return {"seconds": marks[-1] - marks[0], **parts,
                 "minor": after.ru_minflt - before.ru_minflt}
 
+    def steps(self, count):
+        """A device is waited for behind the last of them."""
+        begin = time.monotonic()
+        for _ in range(int(count)):
+            self.step()
+        if self.cuda:
+            self.cuda.synchronize()
+        return {"seconds": (time.monotonic() - begin) / int(count)}
+
     def report(self):
+        held = self.cuda.max_memory_allocated() if self.cuda else 0
         return {"peak": peak(), "imports": self.imports, "trained": self.trained,
-                "versions": self.versions}
+                "versions": self.versions, "held": held}
 
 
 def main():
     run = Run(settings_of(sys.argv[1:]))
-    words = {"step": run.step, "report": run.report}
+    words = {"step": run.step, "steps": run.steps, "report": run.report}
     for line in sys.stdin:
-        print(json.dumps(words[line.strip()]()), flush=True)
+        word, *arguments = line.split()
+        print(json.dumps(words[word](*arguments)), flush=True)
 
 
 if __name__ == "__main__":

@@ -7,9 +7,11 @@
  *   masked=K (first K labels of a sequence)   activations=store|recompute
  *   moments=f32|bf16|8bit    in_backward=0|1  embedding_rows=N
  *   embedding=0|1 head=0|1   threads=N        scratch=DIR
+ *   backend=NAME             weights=auto|resident|streamed   states=drop|keep|offload
  *
- * Each line of input is a word: "step" (one step), "swap" (the mask moves on), "visit" (every layer
- * is active once), "report" (memory). Each is answered by one line of JSON. */
+ * Each line of input is a word: "step" (one step), "steps N" (N of them, the last waited for: what
+ * a device needs), "swap" (the mask moves on), "visit" (every layer is active once), "report"
+ * (memory). Each is answered by one line of JSON. */
 #include <lisa/lisa.h>
 
 #include <stdio.h>
@@ -85,12 +87,15 @@ static void read_config(lisa_model_config *config, const char *directory) {
 }
 
 static void make_model(struct run *run) {
+    static const char *const places[] = {"auto", "resident", "streamed", NULL};
     const char *directory = text_of("model", NULL);
     must(lisa_context_options_init(&run->context_options, sizeof run->context_options));
+    run->context_options.backend = text_of("backend", NULL);
     run->context_options.n_threads = number_of("threads", 2);
     must(lisa_context_create(&run->context, &run->context_options));
     must(lisa_model_options_init(&run->model_options, sizeof run->model_options));
     run->model_options.scratch_dir = text_of("scratch", NULL);
+    run->model_options.weights = choice_of("weights", places) - 1;
     if (directory != NULL) {
         must(lisa_model_open(&run->model, run->context, directory, &run->model_options));
     } else {
@@ -135,6 +140,7 @@ static void make_adapter(struct run *run) {
 
 static void make_optimizer(struct run *run) {
     static const char *const moments[] = {"f32", "bf16", "8bit", NULL};
+    static const char *const states[] = {"drop", "keep", "offload", NULL};
     lisa_optimizer_options *options = &run->optimizer_options;
     must(lisa_optimizer_options_init(options, sizeof *options));
     if (run->method == METHOD_LISA) {
@@ -144,6 +150,7 @@ static void make_optimizer(struct run *run) {
     }
     options->moments_embedding = options->moments_layers = options->moments_head =
         choice_of("moments", moments);
+    options->state_policy = choice_of("states", states);
     options->update_in_backward = number_of("in_backward", 0);
     options->embedding_rows = number_of("embedding_rows", 0);
     must(lisa_optimizer_create(&run->optimizer, run->model, options));
@@ -178,6 +185,17 @@ static void step(struct run *run) {
            "\"minor\": %ld, \"major\": %ld}\n",
            time[3] - time[0], time[1] - time[0], time[2] - time[1], time[3] - time[2],
            after.ru_minflt - before.ru_minflt, after.ru_majflt - before.ru_majflt);
+}
+
+static void steps(struct run *run, uint32_t n) {
+    lisa_step_stats stats = {.struct_size = sizeof stats};
+    const double begin = now();
+    for (uint32_t i = 0; i < n; i++) {
+        must(lisa_forward(run->model, run->batch, NULL));
+        must(lisa_backward(run->model, run->batch));
+        must(lisa_optimizer_step(run->optimizer, i + 1 < n ? NULL : &stats));
+    }
+    printf("{\"seconds\": %.9f, \"loss\": %.6f}\n", (now() - begin) / n, stats.loss);
 }
 
 static void swap(struct run *run) {
@@ -232,26 +250,46 @@ static uint64_t state_bytes(const lisa_plan_report *plan) {
            plan->bytes[LISA_MEM_LOW_BITS];
 }
 
+/* The most that was held of all that a memory_limit counts. */
+static unsigned long long held_bytes(const lisa_context *context) {
+    unsigned long long sum = 0;
+    for (uint32_t i = 0; i < LISA_MEM_CLASSES; i++) {
+        uint64_t peak = 0;
+        must(lisa_context_memory(context, i, NULL, &peak));
+        if (i != LISA_MEM_WEIGHTS_MAPPED && i != LISA_MEM_DISK && i != LISA_MEM_DRIVER &&
+            i != LISA_MEM_HOST)
+            sum += peak;
+    }
+    return sum;
+}
+
 static void report(const struct run *run) {
     const lisa_plan_report plan = plan_of(run, run->optimizer_options.max_active_layers);
     unsigned long long slots = 0;
+    uint64_t driver = 0;
+    must(lisa_context_memory(run->context, LISA_MEM_DRIVER, NULL, &driver));
     if (run->method == METHOD_LISA) {
         const lisa_plan_report none = plan_of(run, LISA_NO_LAYERS);
         slots = state_bytes(&plan) - state_bytes(&none);
     }
     printf("{\"peak\": %llu, \"anon\": %llu, \"shmem\": %llu, \"plan\": %llu, \"trained\": %llu, "
-           "\"slots\": %llu, \"head_rows\": %u, \"threads\": %u",
+           "\"slots\": %llu, \"head_rows\": %u, \"threads\": %u, \"held\": %llu, "
+           "\"driver held\": %llu",
            status_bytes("VmHWM"), status_bytes("RssAnon"), status_bytes("RssShmem"),
            (unsigned long long)plan.total, (unsigned long long)plan.n_trained, slots,
-           plan.head_rows, lisa_context_n_threads(run->context));
+           plan.head_rows, lisa_context_n_threads(run->context), held_bytes(run->context),
+           (unsigned long long)driver);
     for (uint32_t i = 0; i < LISA_MEM_CLASSES; i++)
         printf(", \"%s\": %llu", lisa_memory_class_name(i), (unsigned long long)plan.bytes[i]);
     printf("}\n");
 }
 
 static void obey(struct run *run, const char *word) {
+    uint32_t n;
     if (strcmp(word, "step") == 0)
         step(run);
+    else if (strcmp(word, "steps") == 0 && scanf("%u", &n) == 1 && n > 0)
+        steps(run, n);
     else if (strcmp(word, "swap") == 0)
         swap(run);
     else if (strcmp(word, "visit") == 0)

@@ -12,6 +12,7 @@ sys.path.insert(0, str(TOP / "tests" / "bench"))
 
 import bench  # noqa: E402
 import flops  # noqa: E402
+import gpu  # noqa: E402
 import growth  # noqa: E402
 
 SMALL = {"model_type": "llama", "hidden_size": 4, "num_attention_heads": 2,
@@ -85,6 +86,13 @@ class Table(unittest.TestCase):
                 with bench.Bench(True).workers(makers) as (found, missing):
                     self.assertEqual(found, {})
         self.assertIn("LISA_BENCH_TORCH is not set", missing[0])
+
+
+class Gpu(unittest.TestCase):
+    def test_bytes_are_two_readings_of_weights_and_all_of_what_trains_twice(self):
+        shape = flops.Shape.of(SMALL)
+        self.assertEqual(gpu.least_bytes(shape, 0), 2 * 2 * (3 * LAYER + HEAD))
+        self.assertEqual(gpu.least_bytes(shape, 7) - gpu.least_bytes(shape, 0), 7 * 2 * 16)
 
 
 class Growth(unittest.TestCase):
