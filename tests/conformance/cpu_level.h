@@ -11,6 +11,8 @@
 #include "backend/cpu/ops.h"
 #include "conformance/conformance.h"
 
+#include <stdio.h>
+
 static lisa_backend_ops level_ops;
 
 static lisa_status level_start(lisa_backend **out, const lisa_backend_host *host) {
