@@ -197,6 +197,50 @@ START_TEST(test_huge_gradients) {
 }
 END_TEST
 
+/* Where the gradient of a tensor that trains begins in the region; tensors fill it in their order,
+ * each to a multiple of 16. */
+static uint64_t gradient_of(uint32_t wanted) {
+    uint64_t at = 16;
+    uint8_t mask[RIG_MAX_GROUPS];
+    OK(lisa_optimizer_get_mask(r.optimizer, mask, r.n_groups));
+    for (uint32_t i = 0; i < wanted; i++)
+        if (mask[rig_tensor(&r, i).group])
+            at += (rig_tensor(&r, i).n_elements + 15) / 16 * 16;
+    return at;
+}
+
+/* Two tensors have one, and the first is named; weights, moments and steps stay. */
+START_TEST(test_nonfinite_gradient) {
+    size_t n = 0;
+    void *region = NULL;
+    uint64_t n_elements = 0, steps;
+    uint32_t dtype = 0;
+    const uint32_t last = r.n_tensors - 1;
+    rig twin;
+    rig_make(&twin, &spec);
+    rig_random_batch(&r, 2, 11, 1);
+    OK(lisa_forward(r.model, r.batch, NULL));
+    OK(lisa_backward(r.model, r.batch));
+    OK(lisa_optimizer_gradients(r.optimizer, &region, &n_elements, &dtype));
+    float *gradients = region;
+    gradients[gradient_of(last) + 2] = _i == 0 ? NAN : -INFINITY;
+    if (_i == 2)
+        gradients[gradient_of(0) + 5] = NAN;
+    double *before = rig_snapshot(&r, &n);
+    FAILS(LISA_E_NONFINITE, rig_tensor(&r, _i == 2 ? 0 : last).name,
+          lisa_optimizer_step(r.optimizer, NULL));
+    rig_assert_unchanged(&r, before, n);
+    OK(lisa_optimizer_group_steps(r.optimizer, 0, &steps));
+    ck_assert_uint_eq(steps, 0);
+    rig_random_batch(&twin, 2, 11, 1);
+    OK(lisa_train_step(r.model, NULL, r.optimizer, r.batch, 0, NULL));
+    OK(lisa_train_step(twin.model, NULL, twin.optimizer, twin.batch, 0, NULL));
+    rig_assert_same_weights(&r, &twin, "after a gradient that was not finite");
+    rig_destroy(&twin);
+    free(before);
+}
+END_TEST
+
 /* A finite weight so large that the forward overflows: the loss is said to be non-finite, and
  * weights, moments and steps stay. */
 START_TEST(test_nonfinite_loss) {
@@ -515,6 +559,7 @@ static Suite *make_suite(void) {
     tcase_add_test(tcase, test_train_step_refuses_first);
     tcase_add_test(tcase, test_no_label_is_scored);
     tcase_add_test(tcase, test_vanishing_weights);
+    tcase_add_loop_test(tcase, test_nonfinite_gradient, 0, 3);
     tcase_add_test(tcase, test_huge_gradients);
     tcase_add_test(tcase, test_nonfinite_loss);
     tcase_add_test(tcase, test_nan_in_a_file);
