@@ -37,9 +37,11 @@ static uint64_t sum_of_drawn(const lisa_model *model, uint32_t index) {
 
 static lisa_status sum_all(const lisa_model *model, void *staging, uint64_t *sums) {
     for (uint32_t i = 0; i < model->base.n; i++) {
-        const struct lisa__st_tensor *source = model->base.tensors[i].source;
-        if (source != NULL)
-            LISA_TRY(sum_of_file(model, source, staging, &sums[i]));
+        const struct lisa__tensor *t = &model->base.tensors[i];
+        if (t->is_summed)
+            sums[i] = t->file_sum;
+        else if (t->source != NULL)
+            LISA_TRY(sum_of_file(model, t->source, staging, &sums[i]));
         else
             sums[i] = sum_of_drawn(model, i);
     }
@@ -53,7 +55,8 @@ static lisa_status make_sums(const lisa_model *model, uint64_t *sums) {
         return status;
     status = sum_all(model, staging, sums);
     lisa__release(model->context, LISA_MEM_STAGING, staging, CHUNK);
-    return status;
+    /* A file that was written over is not the base any more, mapped or not. */
+    return status == LISA_OK && model->files != NULL ? lisa__weights_check(model->files) : status;
 }
 
 lisa_status lisa__base_sums(lisa_model *model, const uint64_t **out) {
@@ -71,6 +74,18 @@ lisa_status lisa__base_sums(lisa_model *model, const uint64_t **out) {
     }
     *out = model->base_sums;
     return status;
+}
+
+lisa_status lisa__base_check(const lisa_model *model, uint32_t index) {
+    if (model->base.tensors[index].source != NULL)
+        return lisa__weights_check(model->files);
+    if (model->directory == NULL)
+        return LISA_OK;
+    return lisa__fail(
+        LISA_E_STATE,
+        "tensor \"%s\" has changed since the model was copied from %s (LISA_LOAD_COPY): "
+        "open it again",
+        model->base.descs[index].name, model->directory);
 }
 
 lisa_status lisa__base_restore(lisa_model *model, uint32_t index) {

@@ -5,8 +5,12 @@
 #include "model/model.h"
 
 /* For each tensor of the model XXH3 of its bytes in the file, or of what it was drawn from. The
- * first call reads all of them. Borrowed from the model. */
+ * first call reads those that lie in a mapping; LISA_E_IO where they are not what was opened.
+ * Borrowed from the model. */
 lisa_status lisa__base_sums(lisa_model *model, const uint64_t **out);
+
+/* LISA_E_STATE or LISA_E_IO where the next cannot be done. */
+lisa_status lisa__base_check(const lisa_model *model, uint32_t index);
 
 /* Gives a tensor back the values that the model was opened or drawn with. */
 lisa_status lisa__base_restore(lisa_model *model, uint32_t index);

@@ -6,6 +6,9 @@
 
 #include <math.h>
 
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
 /* Elements that are staged at once; every staged buffer is of doubles or less. Of masters (a float
  * each, the weight's 16 bits, and up to a float of low bits) it holds half as many. */
 enum { CHUNK = 1 << 18, MASTERS = CHUNK / 2 };
@@ -55,13 +58,16 @@ static lisa_status staging_begin(struct staging *s, lisa_context *context, int o
 }
 
 static lisa_status fill_from_file(lisa_model *model, uint32_t index, const struct staging *s) {
-    const struct lisa__tensor *t = &model->base.tensors[index];
+    struct lisa__tensor *t = &model->base.tensors[index];
     const uint64_t n = model->base.descs[index].n_elements;
     const size_t size = lisa__dtype_size(t->source->dtype);
+    XXH3_state_t sum;
+    XXH3_64bits_reset(&sum);
     for (uint64_t at = 0; at < n; at += CHUNK) {
         const uint64_t count = chunk_of(at, n);
         void *from = s->a;
         LISA_TRY(lisa__weights_read(model->files, t->source, at * size, from, count * size));
+        XXH3_64bits_update(&sum, from, count * size);
         if (t->value.dtype != t->source->dtype) {
             convert(s->b, t->value.dtype, from, t->source->dtype, count);
             from = s->b;
@@ -69,6 +75,8 @@ static lisa_status fill_from_file(lisa_model *model, uint32_t index, const struc
         LISA_TRY(model->be->ops->upload(model->be, element_at(&t->value, at), from,
                                         count * lisa__dtype_size(t->value.dtype)));
     }
+    t->file_sum = XXH3_64bits_digest(&sum);
+    t->is_summed = 1;
     return LISA_OK;
 }
 

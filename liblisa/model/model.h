@@ -26,6 +26,8 @@ struct lisa__tensor {
         *rows;           /* lent where gradient and low have rows of their own; or NULL */
     uint32_t file_dtype; /* as it is saved */
     uint32_t changed;    /* 1: no longer what the model was opened or drawn with */
+    uint32_t is_summed;  /* 1: file_sum is XXH3 of its bytes in the files, which may be gone */
+    uint64_t file_sum;
     const struct lisa__st_tensor *source; /* its place in the files, or NULL */
 };
 

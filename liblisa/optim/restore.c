@@ -131,6 +131,9 @@ static lisa_status check(struct loading *l) {
     LISA_TRY(lisa__base_sums(model, &sums));
     LISA_TRY(lisa__checkpoint_check_base(l->c, model->base.descs, sums, model->base.n));
     LISA_TRY(check_sections(l));
+    for (uint32_t i = 0; i < model->base.n; i++)
+        if (model->base.tensors[i].changed && !l->changed[i])
+            LISA_TRY(lisa__base_check(model, i));
     return lisa__checkpoint_verify(l->c);
 }
 

@@ -339,6 +339,45 @@ START_TEST(test_truncated_while_mapped) {
 }
 END_TEST
 
+/* A copied one that shrinks is none of the model's business. What it was is known still, so that a
+ * checkpoint tells another base; but what has changed meanwhile cannot be brought back. */
+START_TEST(test_truncated_after_copy) {
+    char directory[] = "/var/tmp/lisa-cut-XXXXXX", path[128], out[64], command[64];
+    rig copied;
+    ck_assert_ptr_nonnull(mkdtemp(directory));
+    snprintf(path, sizeof path, "%s/model.safetensors", directory);
+    snprintf(out, sizeof out, "%s/out", directory);
+    snprintf(command, sizeof command, "rm -rf %s", directory);
+    OK(lisa_model_save(r.model, directory, NULL));
+    spec.directory = directory;
+    spec.model.load = LISA_LOAD_COPY;
+    rig_make(&copied, &spec);
+    ck_assert_int_eq(truncate(path, 100), 0);
+    rig_random_batch(&copied, 2, 11, 1);
+    rig_random_batch(&r, 2, 11, 1);
+    OK(lisa_train_step(copied.model, NULL, copied.optimizer, copied.batch, 0, NULL));
+    OK(lisa_train_step(r.model, NULL, r.optimizer, r.batch, 0, NULL));
+    rig_assert_same_weights(&r, &copied, "a copy whose file was cut off");
+    OK(lisa_model_save(copied.model, out, NULL));
+    OK(lisa_checkpoint_save(copied.optimizer, out, 1, NULL));
+    snprintf(path, sizeof path, "%s/checkpoint-000000000001.safetensors", out);
+    const uint8_t mask[5] = {1, 0, 1, 0, 1};
+    OK(lisa_optimizer_apply_mask(copied.optimizer, mask, 5));
+    OK(lisa_checkpoint_load(copied.optimizer, path, NULL));
+    OK(lisa_optimizer_apply_mask(copied.optimizer, mask, 5));
+    OK(lisa_train_step(copied.model, NULL, copied.optimizer, copied.batch, 0, NULL));
+    FAILS(LISA_E_STATE, "model.layers.1.", lisa_checkpoint_load(copied.optimizer, path, NULL));
+    OK(lisa_train_step(copied.model, NULL, copied.optimizer, copied.batch, 0, NULL));
+    rig_destroy(&copied);
+    spec.directory = NULL; /* the same shapes, from elsewhere */
+    spec.model.seed++;
+    rig_make(&copied, &spec);
+    FAILS(LISA_E_INVAL, "began otherwise", lisa_checkpoint_load(copied.optimizer, path, NULL));
+    rig_destroy(&copied);
+    ck_assert_int_eq(system(command), 0);
+}
+END_TEST
+
 static struct { uint64_t n_polls, stop_at; } host;
 
 static int32_t interrupt(void *user) {
@@ -564,6 +603,7 @@ static Suite *make_suite(void) {
     tcase_add_test(tcase, test_nonfinite_loss);
     tcase_add_test(tcase, test_nan_in_a_file);
     tcase_add_test(tcase, test_truncated_while_mapped);
+    tcase_add_test(tcase, test_truncated_after_copy);
     tcase_add_test(tcase, test_interrupted_everywhere);
     tcase_add_test(tcase, test_options);
     tcase_add_test(tcase, test_context_options);
