@@ -45,21 +45,22 @@ static const uint8_t *take(const uint8_t *data, const uint8_t *end, int32_t *out
     return data;
 }
 
-static void train(double loss_of_weights) {
+/* Weights near the ends of float can leave nothing to divide by, or gradients that are not finite:
+ * then that is said, and nothing is trained. */
+static void train(int extreme) {
     double loss;
     lisa_step_stats stats = {.struct_size = sizeof stats};
-    must(lisa_forward(fuzzed.model, fuzzed.batch, &loss) == LISA_OK && isfinite(loss));
+    must(lisa_forward(fuzzed.model, fuzzed.batch, &loss) == LISA_OK || extreme);
     lisa_status status = lisa_backward(fuzzed.model, fuzzed.batch);
-    must(status == LISA_OK || loss_of_weights > 1e30);
     if (status == LISA_OK)
         status = lisa_optimizer_step(fuzzed.optimizer, &stats);
-    must(status == LISA_OK || loss_of_weights > 1e30);
+    must(status == LISA_OK || (extreme && lisa_error_last()[0] != '\0'));
 }
 
 FUZZ_ENTRY(fuzz_batch) {
     int32_t tokens[MOST] = {0}, targets[MOST] = {0}, documents[MOST] = {0}, raw[MOST] = {0};
     float weights[MOST];
-    double largest = 0;
+    int extreme = 0;
     if (fuzzed.model == NULL)
         make_model();
     if (size < 3)
@@ -74,7 +75,7 @@ FUZZ_ENTRY(fuzz_batch) {
         memcpy(&weights[i], &raw[i], sizeof weights[i]);
         if (raw[i] >= -127 && raw[i] <= 127)
             weights[i] = (float)raw[i] / 16;
-        largest = fmax(largest, weights[i]);
+        extreme |= !(fabsf(weights[i]) < 1e30f) || (weights[i] != 0 && fabsf(weights[i]) < 1e-30f);
     }
     lisa_status status =
         lisa_batch_set(fuzzed.batch, tokens, data[2] & 1 ? targets : NULL, batch, n_tokens);
@@ -83,7 +84,7 @@ FUZZ_ENTRY(fuzz_batch) {
     if (status == LISA_OK && data[2] & 4)
         status = lisa_batch_set_weights(fuzzed.batch, weights);
     if (status == LISA_OK)
-        train(data[2] & 4 ? largest : 0);
+        train((data[2] & 4) != 0 && extreme);
     else
         must(lisa_error_last()[0] != '\0');
     return 0;
