@@ -784,6 +784,63 @@ START_TEST(test_product_is_rounded) {
 }
 END_TEST
 
+/* ---- launches that are watched ---- */
+
+static hostdevice_kernel watched;
+static void watch(const hostdevice_kernel *launch) {
+    watched = *launch;
+}
+static int runs_none(const char *) {
+    return 0;
+}
+
+/* Three blocks read the same 256 numbers; atomics do not count. Without a search for races the
+ * sectors are the same. */
+START_TEST(test_sectors_once) {
+    collect();
+    const std::vector<float> ones(256, 1.0f);
+    float *in = device_floats(256, ones.data()), *out = device_floats(1);
+    unsigned *counted = reinterpret_cast<unsigned *>(device_floats(1));
+    hostdevice_measure_traffic(1);
+    hostdevice_watch(watch);
+    for (int search = 0; search < 2; search++) {
+        hostdevice_search_races(search);
+        planted_sum(in, out, counted, 3);
+        ck_assert_uint_eq(watched.launches, 1);
+        ck_assert_uint_eq(watched.threads, 3 * 256);
+        ck_assert_uint_eq(watched.sectors, hostdevice_has_race_lane() ? 96 : 0);
+        ck_assert_uint_eq(watched.sectors_once, hostdevice_has_race_lane() ? 32 : 0);
+    }
+    ck_silent();
+}
+END_TEST
+
+/* What is filtered out is counted and not done, but that a product's result becomes zeros. */
+START_TEST(test_filter) {
+    collect();
+    const float numbers[4] = {1, 2, 3, 4};
+    float *x = device_floats(4, numbers), *y = device_floats(4);
+    cublasHandle_t handle = nullptr;
+    ck_assert_int_eq(cublasCreate(&handle), CUBLAS_STATUS_SUCCESS);
+    hostdevice_set_filter(runs_none);
+    hostdevice_watch(watch);
+    planted_add_one(x, x, 4, nullptr);
+    ck_assert_float_eq(host_floats(x, 4)[3], 4.0f);
+    ck_assert_uint_eq(watched.launches, 1);
+    ck_assert_uint_eq(watched.threads, 0);
+    ck_assert_int_eq(product(handle, 2, 2, 2, x, 2, x, 2, 0.0f, y, 2, false),
+                     CUBLAS_STATUS_SUCCESS);
+    ck_assert_float_eq(host_floats(y, 4)[3], 0.0f);
+    ck_assert_uint_eq(watched.flops, 16);
+    ck_assert_uint_eq(watched.read_bytes, 32);
+    ck_assert_int_eq(product(handle, 2, 2, 2, x, 2, x, 2, 1.0f, x, 2, false),
+                     CUBLAS_STATUS_SUCCESS);
+    ck_assert_float_eq(host_floats(x, 4)[3], 4.0f);
+    ck_assert_int_eq(cublasDestroy(handle), CUBLAS_STATUS_SUCCESS);
+    ck_silent();
+}
+END_TEST
+
 /* ---- PTX ---- */
 
 static std::string taken;
@@ -851,7 +908,7 @@ static Suite *make_suite(void) {
               test_elapsed_time, test_two_threads});
     add_case(suite, "failures",
              {test_every_call_fails_once, test_lost_device, test_no_device, test_not_after_fork});
-    add_case(suite, "counts", {test_counts, test_traffic});
+    add_case(suite, "counts", {test_counts, test_traffic, test_sectors_once, test_filter});
     add_case(suite, "cublas", {test_products, test_wrong_products, test_product_is_rounded});
     add_case(suite, "ptx", {test_ptx_hooks});
     return suite;

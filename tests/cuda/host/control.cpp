@@ -99,6 +99,29 @@ hostdevice_kernel *kernel_counts(const char *name) {
     return found->second;
 }
 
+static void (*watcher)(const hostdevice_kernel *launch);
+static int (*filter)(const char *kernel);
+
+void count_launch(const hostdevice_kernel &launch) {
+    hostdevice_kernel *sum = kernel_counts(launch.name);
+    sum->launches += launch.launches;
+    sum->threads += launch.threads;
+    sum->read_bytes += launch.read_bytes;
+    sum->written_bytes += launch.written_bytes;
+    sum->flops += launch.flops;
+    sum->sectors += launch.sectors;
+    sum->least_sectors += launch.least_sectors;
+    sum->rounds += launch.rounds;
+    sum->least_rounds += launch.least_rounds;
+    sum->sectors_once += launch.sectors_once;
+    if (watcher != nullptr)
+        watcher(&launch);
+}
+
+bool is_run(const char *kernel) {
+    return filter == nullptr || filter(kernel) != 0;
+}
+
 /* ---- defaults from the environment ---- */
 
 static int mode_named(const char *variable, const char *const (&names)[3], uint32_t *seed) {
@@ -147,7 +170,7 @@ __attribute__((constructor)) static void start() {
 static void forget_counts() {
     counts = {};
     for (auto &kernel : kernels)
-        *kernel = {kernel->name, 0, 0, 0, 0, 0, 0, 0, 0};
+        *kernel = {kernel->name, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0};
     reports.clear();
 }
 
@@ -172,6 +195,8 @@ void hostdevice_reset(void) {
     forget_attributes();
     race_reset();
     call_failure = operation_failure = Failure();
+    watcher = nullptr;
+    filter = nullptr;
     lost = last_error = cudaSuccess;
     const bool was_collecting = collecting;
     set_defaults();
@@ -248,6 +273,14 @@ int hostdevice_get_kernel(size_t i, hostdevice_kernel *out) {
         return 0;
     *out = *kernels[i];
     return 1;
+}
+
+void hostdevice_watch(void (*seen)(const hostdevice_kernel *launch)) {
+    watcher = seen;
+}
+
+void hostdevice_set_filter(int (*runs)(const char *kernel)) {
+    filter = runs;
 }
 
 size_t hostdevice_live_objects(void) {

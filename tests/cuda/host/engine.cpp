@@ -291,18 +291,10 @@ static void run_block_number(const Launch &launch, size_t number) {
     check_shared();
 }
 
-void run_grid(const Launch &launch) {
-    give_signals_a_stack();
-    hostdevice_kernel *kernel = kernel_counts(launch.name);
-    block.launch = &launch;
-    block.counts = kernel;
-    block_size = launch.block;
-    grid_size = launch.grid;
+static void run_blocks(const Launch &launch, size_t blocks) {
     set_up_threads(launch);
     prepare_shared(launch);
-    const size_t blocks = size_t{launch.grid.x} * launch.grid.y * launch.grid.z;
-    kernel->launches++;
-    kernel->threads += blocks * block.size;
+    block.counts->threads = blocks * block.size;
     race_launch();
     for (size_t number : numbers_in_order(blocks)) {
         run_block_number(launch, number);
@@ -311,6 +303,20 @@ void run_grid(const Launch &launch) {
     }
     race_launch_end();
     check_red_zones(launch.name);
+}
+
+void run_grid(const Launch &launch) {
+    give_signals_a_stack();
+    hostdevice_kernel counted = {};
+    counted.name = launch.name;
+    counted.launches = 1;
+    block.launch = &launch;
+    block.counts = &counted;
+    block_size = launch.block;
+    grid_size = launch.grid;
+    if (is_run(launch.name))
+        run_blocks(launch, size_t{launch.grid.x} * launch.grid.y * launch.grid.z);
+    count_launch(counted);
 }
 
 unsigned current_thread() {

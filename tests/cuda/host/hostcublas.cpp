@@ -208,6 +208,25 @@ uint64_t traffic(const Product &p, const Matrix &matrix) {
            static_cast<uint64_t>(p.batch) * bytes_of(matrix.type);
 }
 
+hostdevice_kernel work_of(const Product &p) {
+    hostdevice_kernel work = {};
+    work.name = p.name;
+    work.launches = 1;
+    work.read_bytes = traffic(p, p.a) + traffic(p, p.b) + (p.beta == 0.0f ? 0 : traffic(p, p.c));
+    work.written_bytes = traffic(p, p.c);
+    work.flops = 2 * static_cast<uint64_t>(p.m) * static_cast<uint64_t>(p.n) *
+                 static_cast<uint64_t>(p.k) * static_cast<uint64_t>(p.batch);
+    return work;
+}
+
+/* In place of a product that is not wanted. */
+void clear(const Product &p) {
+    for (int item = 0; item < p.batch && p.beta == 0.0f; item++)
+        for (int column = 0; column < p.n; column++)
+            memset(element(p.c, place(p.c, item, 0, column)), 0,
+                   static_cast<size_t>(p.m) * bytes_of(p.c.type));
+}
+
 cublasStatus_t launched(cublasHandle_t handle, const Product &p, cublasComputeType_t compute) {
     if (handle == nullptr)
         return CUBLAS_STATUS_NOT_INITIALIZED;
@@ -224,10 +243,8 @@ cublasStatus_t launched(cublasHandle_t handle, const Product &p, cublasComputeTy
         return CUBLAS_STATUS_SUCCESS;
     if (!is_inside(p, p.a, "A") || !is_inside(p, p.b, "B") || !is_inside(p, p.c, "C"))
         return CUBLAS_STATUS_EXECUTION_FAILED;
-    const uint64_t reads =
-        traffic(p, p.a) + traffic(p, p.b) + (p.beta == 0.0f ? 0 : traffic(p, p.c));
-    const cudaError_t error = hostdevice::library_launch(p.name, handle->stream, reads,
-                                                         traffic(p, p.c), [p] { multiply(p); });
+    const cudaError_t error = hostdevice::library_launch(
+        work_of(p), handle->stream, [p] { hostdevice::is_run(p.name) ? multiply(p) : clear(p); });
     return error == cudaSuccess ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_EXECUTION_FAILED;
 }
 

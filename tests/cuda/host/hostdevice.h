@@ -93,17 +93,26 @@ typedef struct hostdevice_counts {
 void hostdevice_get_counts(hostdevice_counts *out);
 
 /* Bytes of global memory by loads and stores of 16 bytes and copies to shared memory, in the race
- * lane by every access; a product counts each operand once. */
+ * lane by every access; a product counts each operand once. FLOPs: of cuBLAS's products, and of
+ * those that tensor cores make in kernels. */
 typedef struct hostdevice_kernel {
     const char *name;
-    uint64_t launches, threads, read_bytes, written_bytes;
+    uint64_t launches, threads, read_bytes, written_bytes, flops;
     /* While traffic is measured: sectors of 32 bytes that requests of a warp touched, and the least
      * that their bytes fill; rounds that shared memory took for them, and the least. */
     uint64_t sectors, least_sectors, rounds, least_rounds;
+    /* Sectors that a launch read, and those that it wrote, however often: what a cache would leave
+     * to memory if it held all of them. */
+    uint64_t sectors_once;
 } hostdevice_kernel;
 size_t hostdevice_kernel_count(void);
 /* Kernel i in the order of first launches; 0 where there is none. */
 int hostdevice_get_kernel(size_t i, hostdevice_kernel *out);
+/* `seen` is told of each launch when it has been done, by its counts alone. NULL: nobody is. */
+void hostdevice_watch(void (*seen)(const hostdevice_kernel *launch));
+/* Launches of which `runs` says 0 are counted and not done; a product's result, where it is not
+ * added to what is there, is zeros. NULL: all are done. */
+void hostdevice_set_filter(int (*runs)(const char *kernel));
 
 size_t hostdevice_live_bytes(void); /* device memory */
 size_t hostdevice_peak_bytes(void);
@@ -120,6 +129,8 @@ void hostdevice_check_memory(void);
 
 /* Whether this is the race lane, in which every access of a kernel is seen. */
 int hostdevice_has_race_lane(void);
+/* There: off, no races are looked for, which is faster. */
+void hostdevice_search_races(int on);
 /* There: looks at what the lanes of a warp ask for together, and prints it by lines of source. */
 void hostdevice_measure_traffic(int on);
 void hostdevice_print_traffic(void);

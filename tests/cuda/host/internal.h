@@ -49,6 +49,8 @@ cudaError_t noted(cudaError_t error);
 
 /* The counts of a kernel, for ever at the same address. */
 hostdevice_kernel *kernel_counts(const char *name);
+/* Adds what a launch has done to its kernel's counts. */
+void count_launch(const hostdevice_kernel &launch);
 
 /* ---- memory.cpp ---- */
 
@@ -123,9 +125,11 @@ namespace hostdevice {
 
 /* The failure due at a call, or cudaSuccess. */
 cudaError_t library_call();
-/* Queues a library's kernel; `run` has device memory open. */
-cudaError_t library_launch(const char *name, cudaStream_t stream, uint64_t read_bytes,
-                           uint64_t written_bytes, std::function<void()> run);
+/* Queues a library's kernel, which counts as `work`; `run` has device memory open. */
+cudaError_t library_launch(const hostdevice_kernel &work, cudaStream_t stream,
+                           std::function<void()> run);
+/* Whether the test wants this kernel to be done. */
+bool is_run(const char *kernel);
 void library_object(int change); /* +1 made, -1 destroyed */
 
 } // namespace hostdevice

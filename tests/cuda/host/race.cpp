@@ -42,7 +42,7 @@ struct Cell {
     Stamp write, read;
 };
 
-static bool in_kernel;
+static bool in_kernel, searching = true;
 static uint32_t phase; /* grows at every launch, block and barrier */
 static uint32_t launch_phase, block_phase;
 
@@ -212,7 +212,7 @@ static std::pair<const char *, const char *> engine_module, kernel_module;
 
 static void make_global_cells() {
     const size_t bytes = arena_range().second * sizeof(Cell);
-    if (global_cells != nullptr || arena_range().first == nullptr)
+    if (!searching || global_cells != nullptr || arena_range().first == nullptr)
         return;
     void *map = mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -263,13 +263,15 @@ static void visit_global(const char *p, size_t bytes, const Request &now) {
     }
     count_bytes(bytes, now.access);
     traffic_access(now.site, p, bytes, now.access, false);
-    visit_range(global_cells, static_cast<size_t>(p - arena_range().first), bytes, p, now);
+    if (searching)
+        visit_range(global_cells, static_cast<size_t>(p - arena_range().first), bytes, p, now);
 }
 
 static void visit_shared(std::vector<Cell> &cells, size_t at, const char *p, size_t bytes,
                          const Request &now) {
     traffic_access(now.site, p, bytes, now.access, true);
-    visit_range(cells.data(), at, bytes, p, now);
+    if (searching)
+        visit_range(cells.data(), at, bytes, p, now);
 }
 
 static void visit_elsewhere(const char *p, size_t bytes, Access access, const void *code) {
@@ -323,6 +325,7 @@ void race_launch() {
     dynamic_cells.resize(block.dynamic_bytes + 8);
     static_cells.resize(static_cast<size_t>(launch->static_shared_end - launch->static_shared) + 8);
     launch_phase = ++phase;
+    traffic_launch();
     in_kernel = true;
 }
 
@@ -347,6 +350,7 @@ void race_block_barrier() {
 
 void race_reset() {
     reported.clear();
+    searching = true;
 }
 
 const void *site_code(unsigned site) {
@@ -357,4 +361,8 @@ const void *site_code(unsigned site) {
 
 int hostdevice_has_race_lane(void) {
     return 1;
+}
+
+void hostdevice_search_races(int on) {
+    hostdevice::searching = on != 0;
 }

@@ -7,6 +7,7 @@
 namespace hostdevice {
 
 void traffic_access(unsigned site, const char *p, size_t bytes, Access access, bool shared);
+void traffic_launch();
 void traffic_block_end();
 
 /* race.cpp: the code of a site. */

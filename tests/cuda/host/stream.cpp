@@ -249,21 +249,15 @@ void library_object(int change) {
     library_objects += change;
 }
 
-static void run_library(const char *name, uint64_t read_bytes, uint64_t written_bytes,
-                        const std::function<void()> &run) {
-    hostdevice_kernel *kernel = kernel_counts(name);
-    kernel->launches++;
-    kernel->read_bytes += read_bytes;
-    kernel->written_bytes += written_bytes;
-    run();
-    check_red_zones(name);
-}
-
-cudaError_t library_launch(const char *name, cudaStream_t stream, uint64_t read_bytes,
-                           uint64_t written_bytes, std::function<void()> run) {
+cudaError_t library_launch(const hostdevice_kernel &work, cudaStream_t stream,
+                           std::function<void()> run) {
     HOSTDEVICE_LOCK();
     counts.launches++;
-    return enqueue(stream, [=] { run_library(name, read_bytes, written_bytes, run); });
+    return enqueue(stream, [=] {
+        run();
+        check_red_zones(work.name);
+        count_launch(work);
+    });
 }
 
 static double now_milliseconds() {

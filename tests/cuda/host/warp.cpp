@@ -118,6 +118,7 @@ static void perform(const Lanes &lanes, const ThreadState *at, unsigned warp, un
     case WarpOperation::mma_bf16:
     case WarpOperation::mma_f16:
         multiply_matrices(lanes, at->request.operation == WarpOperation::mma_bf16);
+        block.counts->flops += 2 * 16 * 8 * 16;
         break;
     case WarpOperation::ldmatrix:
     case WarpOperation::ldmatrix_transposed:
