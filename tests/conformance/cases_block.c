@@ -176,6 +176,16 @@ START_TEST(norm_of_hard_rows) {
 }
 END_TEST
 
+/* So many that a backend may take several by one thread. */
+START_TEST(norm_of_many_rows) {
+    const norm_shape s = {LISA_NORM_LAYER, 140000, 1, 8, 0, LISA_DTYPE_F32, 1, 0.0, 1.0};
+    const float *x = norm_input(&s, (size_t)s.rows * s.cols);
+    const lisa_typed weight = conf_typed_noise(s.dtype, s.cols, 1.0);
+    const float *stats = check_norm_forward(&s, x, weight, 0);
+    check_norm_backward(&s, x, weight, stats, 1, 1);
+}
+END_TEST
+
 /* ---- positions ---- */
 
 static void check_rope(uint32_t rows, uint32_t heads, uint32_t head_dim, uint32_t rotary_dim,
@@ -521,6 +531,7 @@ TCase *conformance_block(void) {
     tcase_set_timeout(tcase, 60);
     tcase_add_loop_test(tcase, norm, 0, CONF_DTYPES);
     tcase_add_test(tcase, norm_of_hard_rows);
+    tcase_add_test(tcase, norm_of_many_rows);
     tcase_add_loop_test(tcase, rope, 0, CONF_DTYPES);
     tcase_add_loop_test(tcase, attention, 0, 16);
     tcase_add_loop_test(tcase, attention_to_a_cache, 0, 6);

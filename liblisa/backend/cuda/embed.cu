@@ -16,20 +16,26 @@ struct chains {
     uint32_t *later; /* [rows], 1: some row's next */
 };
 
-/* A warp for each row looks at those behind it. */
+/* A warp for each row looks at those behind it, which its block fetches for all its warps. */
 __global__ void chain_kernel(chains c) {
-    const uint32_t row = (blockIdx.x * blockDim.x + threadIdx.x) / 32, lane = threadIdx.x % 32;
-    if (row >= c.rows)
-        return;
-    const int32_t token = c.index[row];
+    __shared__ int32_t tokens[LISA_BLOCK];
+    const uint32_t first = blockIdx.x * (LISA_BLOCK / 32), lane = threadIdx.x % 32;
+    const uint32_t row = first + threadIdx.x / 32;
+    const int32_t token = row < c.rows ? c.index[row] : -1;
     uint32_t next = c.rows;
-    for (uint32_t from = row + 1; from < c.rows && next == c.rows; from += 32) {
-        const bool is_same = from + lane < c.rows && c.index[from + lane] == token;
-        const uint32_t same = __ballot_sync(0xFFFFFFFFu, is_same);
-        if (same != 0)
-            next = from + __ffs(static_cast<int>(same)) - 1;
+    for (uint32_t from = first; from < c.rows; from += LISA_BLOCK) {
+        tokens[threadIdx.x] = from + threadIdx.x < c.rows ? c.index[from + threadIdx.x] : -1;
+        __syncthreads();
+        for (uint32_t i = 0; i < LISA_BLOCK && next == c.rows; i += 32) {
+            const bool is_same = from + i + lane > row && tokens[i + lane] == token;
+            const uint32_t same = __ballot_sync(0xFFFFFFFFu, is_same);
+            if (same != 0)
+                next = from + i + __ffs(static_cast<int>(same)) - 1;
+        }
+        if (__syncthreads_and(next != c.rows) != 0)
+            break;
     }
-    if (lane != 0)
+    if (lane != 0 || row >= c.rows)
         return;
     c.next[row] = next;
     if (next < c.rows)

@@ -17,6 +17,7 @@ struct plan {
     size_t vectors;
     float eps;
     bool layer;
+    bool holds;   /* backward: weights stay in shared memory from a team's vector to its next */
     float *parts; /* backward: each team's of dweight and dbias, or NULL */
     uint32_t part_floats;
 };
@@ -175,12 +176,36 @@ template <int N> struct returning {
     static constexpr int K = lisa__share<N>::K;
     float dy[K][N], g[K][N], xhat[K][N];
 
+    /* Weights that a thread holds are of the first tile, and its own alone. */
+    static __device__ __forceinline__ float *held(int k) {
+        LISA_SHARED(float, all);
+        return all + (k * blockDim.x + threadIdx.x) * N;
+    }
+
+    __device__ __forceinline__ void hold_weights() const {
+        LISA_UNROLL
+        for (int k = 0; k < K; k++)
+            lisa__put_wide(held(k), g[k]);
+    }
+
+    __device__ __forceinline__ void fetch_weights() {
+        LISA_UNROLL
+        for (int k = 0; k < K; k++)
+            lisa__fetch_wide(g[k], held(k));
+    }
+
     template <class X, class D>
     __device__ __forceinline__ void take(const lisa__share<N> &share, const lisa_norm &op,
-                                         const place &at, statistics s, uint32_t tile) {
+                                         const plan &p, const place &at, statistics s,
+                                         uint32_t tile, bool first) {
         share.template read_as<X>(xhat, op.x, at.row * op.ldx + at.column, tile);
         share.template read_as<D>(dy, op.dy, at.row * op.lddy + at.column, tile);
-        share.template read_as<void>(g, op.weight, 0, tile);
+        if (first || !p.holds)
+            share.template read_as<void>(g, op.weight, 0, tile);
+        else
+            fetch_weights();
+        if (first && p.holds)
+            hold_weights();
         LISA_UNROLL
         for (int k = 0; k < K; k++)
             LISA_UNROLL
@@ -282,7 +307,7 @@ __global__ void __launch_bounds__(LISA_TEAM_THREADS) backward_kernel(lisa_norm o
         returning<N> r;
         float means[2] = {0.0f, 0.0f};
         for (uint32_t tile = 0; tile < p.teams.tiles; tile++) {
-            r.template take<X, D>(share, op, at, s, tile);
+            r.template take<X, D>(share, op, p, at, s, tile, base == first);
             r.add_up(means);
             if (p.parts == nullptr)
                 continue;
@@ -299,7 +324,7 @@ __global__ void __launch_bounds__(LISA_TEAM_THREADS) backward_kernel(lisa_norm o
         means[1] /= op.cols;
         for (uint32_t tile = 0; tile < p.teams.tiles; tile++) {
             if (!one_tile)
-                r.template take<X, D>(share, op, at, s, tile);
+                r.template take<X, D>(share, op, p, at, s, tile, true);
             put_dx(r, share, op, at, s.rstd, means, tile);
         }
     }
@@ -336,6 +361,13 @@ uint32_t teams_in_block(const plan &p) {
     return p.teams.block / p.teams.size;
 }
 
+/* Vectors that a team takes one after the other, for which its weights move once: some, where there
+ * are threads enough to fill a device all the same. */
+uint64_t vectors_each(const plan &p) {
+    const uint64_t enough = UINT32_C(1) << 16, some = p.vectors * p.teams.size / enough;
+    return some < 1 ? 1 : some < 4 ? some : 4;
+}
+
 /* Whether n elements can move at once as far as x, the weight and `other` go. */
 bool is_wide(const lisa_norm *op, lisa_typed other, size_t ld_other, int n) {
     return lisa__is_aligned(op->x.data) && lisa__is_aligned(op->weight.data) &&
@@ -343,13 +375,10 @@ bool is_wide(const lisa_norm *op, lisa_typed other, size_t ld_other, int n) {
            ld_other % n == 0;
 }
 
-/* Where there are many vectors, a team takes the weights for some at once. */
 template <class X, class Y>
 lisa_status launch_forward(struct lisa__cuda *cuda, const lisa_norm *op) {
     const plan p = plan_of(op);
-    const uint64_t some = p.vectors / teams_in_block(p) / 1024;
-    const uint64_t each = some < 1 ? 1 : some < 4 ? some : 4;
-    const uint64_t blocks = lisa__blocks_for(p.vectors, teams_in_block(p) * each);
+    const uint64_t blocks = lisa__blocks_for(p.vectors, teams_in_block(p) * vectors_each(p));
     if (blocks == 0)
         return LISA_OK;
     LISA_LAUNCH((forward_kernel<X, Y>), lisa__grid(blocks), p.teams.block, 0, cuda->stream, *op, p);
@@ -367,7 +396,7 @@ template <class X, class Y> lisa_status forward(struct lisa__cuda *cuda, const l
 uint32_t divide(plan *p, const lisa_norm *op, float *scratch) {
     p->part_floats = op->cols * ((op->dweight != nullptr) + (op->dbias != nullptr));
     if (p->part_floats == 0)
-        return lisa__grid(lisa__blocks_for(p->vectors, teams_in_block(*p)));
+        return lisa__grid(lisa__blocks_for(p->vectors, teams_in_block(*p) * vectors_each(*p)));
     p->parts = scratch;
     const uint64_t blocks = lisa__blocks_for(p->vectors, 4 * teams_in_block(*p));
     const uint64_t held = LISA_CUDA_SCRATCH / p->part_floats / teams_in_block(*p);
@@ -395,7 +424,9 @@ lisa_status launch_backward(struct lisa__cuda *cuda, const lisa_norm *op) {
     const uint32_t blocks = divide(&p, op, cuda->scratch);
     if (blocks == 0)
         return LISA_OK;
-    LISA_LAUNCH((backward_kernel<X, D>), blocks, p.teams.block, 0, cuda->stream, *op, p);
+    p.holds = p.teams.tiles == 1 && p.vectors > static_cast<uint64_t>(blocks) * teams_in_block(p);
+    const size_t held = p.holds ? p.teams.block * LISA_TEAM_ELEMENTS * sizeof(float) : 0;
+    LISA_LAUNCH((backward_kernel<X, D>), blocks, p.teams.block, held, cuda->stream, *op, p);
     LISA_TRY(lisa__cuda_launched(&cuda->base, "norm_backward"));
     return add_parts(cuda, op, p, blocks * teams_in_block(p));
 }
