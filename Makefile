@@ -241,6 +241,12 @@ $(bench_programs): $(B)/tests/%: $(B)/obj/tests/%.o $(support) $(internal)
 	@mkdir -p $(@D)
 	$(call say,LD)$(link_test) $(support) $(internal) $(libs)
 
+# Counts what it is about on the device that it is linked with.
+$(B)/tests/cuda/roofline: $(B)/obj/tests/cuda/roofline.o $(internal) $(cuda_lane_race)
+	@mkdir -p $(@D)
+	$(call say,LD)$(link_test) $(internal) $(libs) -L$(B)/cuda/race -lhostdevice \
+	    -Wl,-rpath,$(abspath $(B))/cuda/race
+
 c_examples := $(patsubst %.c,$(B)/%,$(sort $(wildcard examples/*.c)))
 $(c_examples): $(B)/examples/%: $(B)/obj/examples/%.o $(shared)
 	@mkdir -p $(@D)
@@ -314,7 +320,7 @@ bench: $(bench_programs) all
 # ---- the CUDA backend -------------------------------------------------------------------------
 
 # These alone, on the device that the processor stands for; on the GPU, if there is one.
-.PHONY: check-cuda check-gpu bench-gpu
+.PHONY: check-cuda check-gpu bench-gpu roofline
 check-cuda: $(cuda_tests) $(cuda_lanes) $(bench_programs) all
 	@$(run_tests) $(call cuda_lane_tests,$(cuda_lanes)) \
 	    $(sort $(wildcard tests/cuda/test_*.sh tests/slow/test_cuda_*.sh))
@@ -327,6 +333,10 @@ bench-gpu: $(bench_programs) $(if $(wildcard /dev/nvidia[0-9]* /dev/dxg),$(cuda_
 	@BUILD='$(abspath $(B))' PYTHONDONTWRITEBYTECODE=1 \
 	    LISA_BACKEND_PATH="$(abspath $(dir $(cuda_module)))$${LISA_BACKEND_PATH:+:$$LISA_BACKEND_PATH}" \
 	    $(PYTHON) tests/bench/gpu.py $(BENCH_FLAGS) || [ $$? = 77 ]
+
+# What docs/cuda.md says of bytes, FLOPs and the time that they take at least: some ten minutes.
+roofline: $(B)/tests/cuda/roofline
+	@LISA_BACKEND_PATH='$(abspath $(B))/cuda/race' $<
 
 # ---- style ------------------------------------------------------------------------------------
 
@@ -400,6 +410,7 @@ help:
 	@echo 'asan ubsan tsan valgrind      the compiled fast tests under a checker'
 	@echo 'cuda check-cuda check-gpu     the CUDA module; its tests without a GPU, and on one'
 	@echo 'bench-gpu                     steps, rates and memory of a GPU, in one table'
+	@echo 'roofline                      what a step asks of a GPU, and the time it takes at least'
 	@echo 'check-aarch64                 the compiled fast tests, cross-built, under qemu-user'
 	@echo 'lint format bench             style and limits, clang-format, benchmarks'
 	@echo 'install uninstall installcheck   PREFIX=$(PREFIX) LIBDIR INCLUDEDIR DESTDIR'
