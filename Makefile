@@ -243,6 +243,7 @@ $(bench_programs): $(B)/tests/%: $(B)/obj/tests/%.o $(support) $(internal)
 
 # Counts what it is about on the device that it is linked with.
 $(B)/tests/cuda/roofline: $(B)/obj/tests/cuda/roofline.o $(internal) $(cuda_lane_race)
+	@test -z '$(cuda_host_missing)' || { echo '$(cuda_host_missing)' >&2; exit 1; }
 	@mkdir -p $(@D)
 	$(call say,LD)$(link_test) $(internal) $(libs) -L$(B)/cuda/race -lhostdevice \
 	    -Wl,-rpath,$(abspath $(B))/cuda/race
@@ -334,7 +335,8 @@ bench-gpu: $(bench_programs) $(if $(wildcard /dev/nvidia[0-9]* /dev/dxg),$(cuda_
 	    LISA_BACKEND_PATH="$(abspath $(dir $(cuda_module)))$${LISA_BACKEND_PATH:+:$$LISA_BACKEND_PATH}" \
 	    $(PYTHON) tests/bench/gpu.py $(BENCH_FLAGS) || [ $$? = 77 ]
 
-# What docs/cuda.md says of bytes, FLOPs and the time that they take at least: some ten minutes.
+# What docs/cuda.md says of bytes, FLOPs and the time that they take at least: some ten minutes,
+# and 10 GB of memory.
 roofline: $(B)/tests/cuda/roofline
 	@LISA_BACKEND_PATH='$(abspath $(B))/cuda/race' $<
 

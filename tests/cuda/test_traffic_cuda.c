@@ -7,8 +7,7 @@
  * (roofline.c tells how often), and judge, which looks at one number of a tensor. */
 #include "backend/registry.h"
 #include "core/dtype.h"
-#include "cuda_main.h"
-#include "device_calls.h"
+#include "host_device.h"
 #include "test_host.h"
 
 #include <stdio.h>
@@ -99,17 +98,13 @@ typedef struct traffic {
 } traffic;
 
 static traffic moved(void) {
-    int (*get_kernel)(size_t i, hostdevice_kernel * kernel);
-    void (*get_counts)(hostdevice_counts * counts);
     hostdevice_kernel kernel;
     hostdevice_counts counts;
-    ck_assert(device_find(&get_kernel, "hostdevice_get_kernel"));
-    ck_assert(device_find(&get_counts, "hostdevice_get_counts"));
     ck_assert_int_eq(be->ops->sync(be), LISA_OK);
-    get_counts(&counts);
+    ON_HOST_DEVICE(hostdevice_get_counts)(&counts);
     const uint64_t plain = counts.set_bytes + 2 * counts.on_device_bytes;
     traffic sum = {plain, plain};
-    for (size_t i = 0; get_kernel(i, &kernel); i++) {
+    for (size_t i = 0; ON_HOST_DEVICE(hostdevice_get_kernel)(i, &kernel); i++) {
         sum.asked += 32 * kernel.sectors;
         sum.once += 32 * kernel.sectors_once;
     }
@@ -437,14 +432,11 @@ END_TEST
 
 static void set_up(void) {
     const lisa_backend_ops *ops;
-    void (*search_races)(int on), (*measure_traffic)(int on);
     ck_assert_int_eq(lisa__backend_find(&ops, "cuda"), LISA_OK);
     test_host_init(&host, 1);
     be = test_host_start(&host, ops);
-    ck_assert(device_find(&search_races, "hostdevice_search_races"));
-    ck_assert(device_find(&measure_traffic, "hostdevice_measure_traffic"));
-    search_races(0);
-    measure_traffic(1);
+    ON_HOST_DEVICE(hostdevice_search_races)(0);
+    ON_HOST_DEVICE(hostdevice_measure_traffic)(1);
 }
 
 static void tear_down(void) {
@@ -469,20 +461,9 @@ static Suite *make_suite(void) {
     return suite;
 }
 
-/* Finding the backend loads the device but does not start it. */
-static int counts_traffic(void) {
-    const lisa_backend_ops *ops;
-    int (*has_race_lane)(void);
-    return lisa__backend_find(&ops, "cuda") == LISA_OK &&
-           device_find(&has_race_lane, "hostdevice_has_race_lane") && has_race_lane();
-}
-
 int main(void) {
-    if (lisa_cuda_missing())
-        return 77;
-    if (!counts_traffic()) {
-        printf("the device does not count traffic\n");
-        return 77;
-    }
-    return lisa_check_run(make_suite());
+    if (lisa_host_device() != NULL && ON_HOST_DEVICE(hostdevice_has_race_lane)())
+        return lisa_cuda_missing() ? 77 : lisa_check_run(make_suite());
+    printf("the host device that counts is not in LISA_BACKEND_PATH\n");
+    return 77;
 }
