@@ -121,7 +121,7 @@ support := $(B)/libsupport.a
 
 # ---- stamps: a changed flag or a changed list of sources rebuilds ------------------------------
 
-no_build := clean help uninstall uninstall-cuda lint format abi-update
+no_build := clean help uninstall uninstall-cuda lint format
 dry_run := $(findstring n,$(firstword -$(MAKEFLAGS)))
 ifneq ($(if $(dry_run),,$(filter-out $(no_build),$(or $(MAKECMDGOALS),all))),)
 define keep # file, text: written only when different, so that it is newer only after a change
@@ -272,6 +272,7 @@ parallel = $(if $(filter -j% --jobserver%,$(MAKEFLAGS)),,-j$(JOBS))
 # What a fresh machine lacks is installed first; a second make then sees it.
 check check-slow:
 	@.ci/packages
+	@.ci/packages abigail-tools || :
 	@+$(MAKE) --no-print-directory $(parallel) $@-now
 
 check-now: $(fast_tests) $(cuda_tests) $(cuda_lane_host) $(bench_programs) all
@@ -394,10 +395,15 @@ uninstall: uninstall-cuda
 installcheck: $(static) $(shared)
 	@$(run_tests) tests/install/test_install.sh
 
-# Writes the present layout down as the promised one: a decision, with a line in the changelog.
-.PHONY: abi-update
-abi-update:
-	CC='$(CC)' bash tests/abi/layout.sh > tests/abi/layout.txt
+# The promises of docs/abi.md; abi-update writes the present interface down as the promised one.
+.PHONY: check-abi abi-update
+check-abi: $(static) $(shared)
+	@.ci/packages abigail-tools || :
+	@$(run_tests) $(sort $(wildcard tests/abi/test_*.sh))
+
+abi-update: $(shared)
+	@.ci/packages abigail-tools
+	@CC='$(CC)' bash tests/abi/update.sh $(shared)
 
 # ---- the rest ---------------------------------------------------------------------------------
 
@@ -416,6 +422,6 @@ help:
 	@echo 'check-aarch64                 the compiled fast tests, cross-built, under qemu-user'
 	@echo 'lint format bench             style and limits, clang-format, benchmarks'
 	@echo 'install uninstall installcheck   PREFIX=$(PREFIX) LIBDIR INCLUDEDIR DESTDIR'
-	@echo 'abi-update clean help'
+	@echo 'check-abi abi-update clean help   the binary interface: docs/abi.md'
 
 -include $(shell test -d $(B)/obj && find $(B)/obj -name '*.d')
