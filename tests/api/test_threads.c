@@ -21,7 +21,7 @@
 #endif
 #endif
 
-enum { N_STEPS = 6 };
+enum { N_STEPS = 6, N_TOKENS = 32 };
 
 /* A training run: what it starts from, and where it came to. */
 typedef struct run {
@@ -36,6 +36,13 @@ typedef struct run {
 static run make_run(uint32_t n_threads, uint64_t seed) {
     run x = {.seed = seed};
     rig_spec_init(&x.spec, "cpu");
+    /* Large enough for runs to overlap, and for products to be the BLAS's. */
+    x.spec.config.d_model = 96;
+    x.spec.config.n_heads = 6;
+    x.spec.config.n_kv_heads = 2;
+    x.spec.config.d_ff = 200;
+    x.spec.config.vocab_size = 701;
+    x.spec.max_tokens = N_TOKENS;
     x.spec.context.n_threads = n_threads;
     x.spec.config.weights_dtype = LISA_DTYPE_BF16;
     x.spec.model.seed = seed;
@@ -49,7 +56,7 @@ static lisa_sampler *make_sampler(uint64_t seed) {
     OK(lisa_sampler_options_init(&options, sizeof options));
     options.n_layers = 3;
     options.n_active = 1;
-    options.interval_steps = 2;
+    options.interval_steps = 1;
     options.seed = seed;
     OK(lisa_sampler_create(&sampler, &options));
     return sampler;
@@ -57,7 +64,7 @@ static lisa_sampler *make_sampler(uint64_t seed) {
 
 static lisa_status step(run *x, rig *r, const lisa_sampler *sampler, uint64_t at) {
     lisa_step_stats stats = {.struct_size = sizeof stats};
-    rig_random_batch(r, 2, 11, x->seed + at);
+    rig_random_batch(r, 2, N_TOKENS, x->seed + at);
     const lisa_status status =
         lisa_train_step(r->model, sampler, r->optimizer, r->batch, at, &stats);
     x->losses[at] = stats.loss;
@@ -132,13 +139,17 @@ START_TEST(test_contexts_side_by_side) {
 }
 END_TEST
 
+static void save_model(const rig_spec *spec) {
+    rig r;
+    rig_make(&r, spec);
+    OK(lisa_model_save(r.model, directory, NULL));
+    rig_destroy(&r);
+}
+
 /* The same files, mapped twice; and what reads and parses them. */
 START_TEST(test_contexts_share_files) {
     run runs[2] = {make_run(2, 10), make_run(2, 11)};
-    rig r;
-    rig_make(&r, &runs[0].spec);
-    OK(lisa_model_save(r.model, directory, NULL));
-    rig_destroy(&r);
+    save_model(&runs[0].spec);
     runs[0].spec.directory = runs[1].spec.directory = directory;
     train_side_by_side(runs);
 }
@@ -304,6 +315,8 @@ static void assert_ends_well(pid_t child) {
 /* A run whose trained layers and states lie in scratch files, which a child shares. */
 static run make_scratch_run(void) {
     run x = make_run(3, 30);
+    save_model(&x.spec);
+    x.spec.directory = directory;
     x.spec.model.scratch_dir = x.spec.optimizer.scratch_dir = directory;
     x.spec.optimizer.state_policy = LISA_STATE_OFFLOAD;
     return x;
@@ -324,6 +337,7 @@ START_TEST(test_child_leaves_or_destroys) {
     train(&calm);
     rig_make(&r, &forked.spec);
     steps(&forked, &r, 0, N_STEPS / 2);
+    usleep(20000); /* until the workers wait */
     const pid_t child = fork_child();
     if (child == 0)
         end_child(&r, _i);
