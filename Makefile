@@ -297,8 +297,9 @@ asan ubsan tsan:
 	@+$(MAKE) --no-print-directory $(parallel) VARIANT=$@ check-binaries
 
 # A forked test that ends with memory lost or misused ends with 99, which Check reports. Left out is
-# what valgrind's pace makes pointless: products of all sizes and whole suites of kernels.
-valgrind_tests := $(filter-out %/test_cpu_blas,$(call tests_of,unit) $(call tests_of,api)) \
+# what valgrind's pace makes pointless: products of all sizes, whole suites of kernels, and threads
+# side by side, of which it runs one at a time.
+valgrind_tests := $(filter-out %/test_cpu_blas %/test_threads,$(call tests_of,unit) $(call tests_of,api)) \
     $(sampler_tests) $(filter %/test_family_parity %/test_adamw_torch %/test_oom,$(fast_tests))
 valgrind_command := valgrind -q --error-exitcode=99 --leak-check=full \
     --errors-for-leak-kinds=definite
