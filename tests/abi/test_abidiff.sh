@@ -8,6 +8,7 @@ for tool in abidw abidiff; do
 done
 [ "$(uname -m)" = x86_64 ] || skip "the interface was written down on x86_64"
 case ${VARIANT:-release} in *san) skip "a sanitizer adds its own" ;; esac
+readelf -SW "$BUILD/liblisa.so" | grep -q '\.debug_info' || skip "a library without debug information"
 
 now=$work/now.abi
 bash tests/abi/describe.sh "$BUILD/liblisa.so" >"$now"

@@ -33,7 +33,7 @@ check "a client of later headers that uses nothing new runs" runs later
 same "it sees what today's sees" "$work/today.out" "$work/later.out"
 check "one that uses what is new builds" client next client_next "$work/include"
 check "one that uses what is new runs" runs next
-echo done >"$work/expected"
+printf 'done\n' >"$work/expected"
 same "what is new is refused by name" "$work/expected" "$work/next.out"
 
 # A program keeps the numbers that it was built with.

@@ -209,7 +209,9 @@ static struct held measure(void) {
         printf("no statm\n");
     if (statm != NULL)
         fclose(statm);
+#if __GLIBC_PREREQ(2, 33)
     held.heap = (long)mallinfo2().uordblks;
+#endif
     held.threads = n_threads();
     held.files = n_entries("/proc/self/fd");
     return held;
