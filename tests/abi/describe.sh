@@ -20,4 +20,4 @@ trap 'rm -f "$private"' EXIT
 
 abidw --suppressions "$private" --exported-interfaces-only --drop-undefined-syms \
     --no-parameter-names --no-show-locs --no-comp-dir-path --no-corpus-path --no-architecture \
-    --no-elf-needed "$1"
+    --no-elf-needed --type-id-style hash "$1"
