@@ -40,6 +40,9 @@ class Interrupt(unittest.TestCase):
         self.batch = liblisa.Batch(self.model, 2, 12)
         self.batch.set(tokens())
         self.optimizer = liblisa.Optimizer(self.model, lr=1e-3)
+        # A shell that runs tests in the background has them ignore Ctrl-C.
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        self.addCleanup(signal.signal, signal.SIGINT, before)
 
     def weights(self):
         return [self.model.tensor_read(info.index).tolist() for info in self.model.tensors()]
