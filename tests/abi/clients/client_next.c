@@ -62,6 +62,8 @@ static lisa_adapter_options adapter_options;
 static lisa_save_options save_options;
 static lisa_generate_options generate_options;
 static lisa_plan_request request;
+static lisa_checkpoint_options checkpoint_options;
+static char checkpoint[4096];
 
 static void init(void) {
     must(lisa_context_options_init(&context_options, sizeof context_options));
@@ -74,6 +76,7 @@ static void init(void) {
     must(lisa_save_options_init(&save_options, sizeof save_options));
     must(lisa_generate_options_init(&generate_options, sizeof generate_options));
     must(lisa_plan_request_init(&request, sizeof request));
+    must(lisa_checkpoint_options_init(&checkpoint_options, sizeof checkpoint_options));
     config.n_layers = sampler_options.n_layers = 2;
     config.d_model = 8;
     config.n_heads = 2;
@@ -121,6 +124,9 @@ int main(int argc, char **argv) {
     REFUSED(lisa_optimizer_options, optimizer_options,
             MAKES(optimizer, made.model, &optimizer_options));
     must(MAKES(optimizer, made.model, &optimizer_options));
+    REFUSED(lisa_checkpoint_options, checkpoint_options,
+            lisa_checkpoint_save(made.optimizer, argv[1], 1, &checkpoint_options));
+    must(lisa_checkpoint_find(argv[1], checkpoint, sizeof checkpoint));
     REFUSED(lisa_adapter_options, adapter_options, MAKES(adapter, made.model, &adapter_options));
     must(MAKES(adapter, made.model, &adapter_options));
     REFUSED(lisa_save_options, save_options, lisa_model_save(made.model, argv[1], &save_options));
@@ -130,6 +136,8 @@ int main(int argc, char **argv) {
     FILLED(lisa_model_config, lisa_model_get_config(made.model, &filled));
     FILLED(lisa_adapter_options, lisa_adapter_get_options(made.adapter, &filled));
     FILLED(lisa_tensor_info, lisa_model_tensor_info(made.model, 0, &filled));
+    FILLED(lisa_checkpoint_info, lisa_checkpoint_verify(checkpoint, &filled));
+    FILLED(lisa_checkpoint_info, lisa_checkpoint_load(made.optimizer, checkpoint, &filled));
     FILLED(lisa_step_stats, step(&filled));
     FILLED(lisa_plan_report, lisa_plan(&request, &filled));
     printf("done\n");
