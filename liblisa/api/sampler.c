@@ -1,8 +1,8 @@
 /* The handle of a sampler: one block, with the sampler's own copies of its arrays behind it. */
 #include "sampler/sampler.h"
 
+#include "api/check.h"
 #include "api/sampler.h"
-#include "core/error.h"
 #include "core/options.h"
 
 #include <stdlib.h>
@@ -54,8 +54,7 @@ static lisa_sampler *copy_of(const lisa_sampler_options *given) {
 
 lisa_status lisa_sampler_create(lisa_sampler **out, const lisa_sampler_options *options) {
     lisa_sampler_options own;
-    if (out == NULL)
-        return lisa__fail(LISA_E_INVAL, "lisa_sampler_create: out is NULL");
+    LISA_REQUIRE(out);
     *out = NULL;
     LISA_TRY(lisa__options_read(&own, sizeof own, OPTIONS_MIN_SIZE, options, options_name));
     LISA_TRY(lisa__sampler_check(&own));
@@ -75,17 +74,10 @@ void lisa_sampler_destroy(lisa_sampler *sampler) {
     free(sampler);
 }
 
-static lisa_status check_room(const lisa_sampler *sampler, const void *room, const char *name) {
-    if (sampler == NULL)
-        return lisa__fail(LISA_E_INVAL, "%s: sampler is NULL", name);
-    if (room == NULL)
-        return lisa__fail(LISA_E_INVAL, "%s: expected an array to write to, got NULL", name);
-    return LISA_OK;
-}
-
 lisa_status lisa_sampler_mask(const lisa_sampler *sampler, uint64_t step, uint8_t *mask,
                               uint32_t n_groups) {
-    LISA_TRY(check_room(sampler, mask, "lisa_sampler_mask"));
+    LISA_REQUIRE(sampler);
+    LISA_REQUIRE(mask);
     const lisa_sampler_options *options = &sampler->core.options;
     if (n_groups != options->n_layers + 2)
         return lisa__fail(LISA_E_INVAL,
@@ -102,7 +94,8 @@ lisa_status lisa_sampler_mask(const lisa_sampler *sampler, uint64_t step, uint8_
 
 lisa_status lisa_sampler_probabilities(const lisa_sampler *sampler, double *probabilities,
                                        uint32_t n_layers) {
-    LISA_TRY(check_room(sampler, probabilities, "lisa_sampler_probabilities"));
+    LISA_REQUIRE(sampler);
+    LISA_REQUIRE(probabilities);
     if (n_layers != sampler->core.options.n_layers)
         return lisa__fail(LISA_E_INVAL, "lisa_sampler_probabilities: n_layers is %u, expected %u",
                           n_layers, sampler->core.options.n_layers);

@@ -22,6 +22,11 @@ same "headers = docs/symbols-in-versions" "$work/headers" "$work/docs"
 same "headers = symbols of liblisa.so" "$work/headers" "$work/so"
 same "headers = symbols of liblisa.a" "$work/headers" "$work/a"
 
+# INIT(x) of the test is x_init.
+sed 's/INIT(\([a-z_]*\))/\1_init/' tests/api/test_null.c | grep -o 'lisa_[a-z0-9_]*' | sort -u |
+    comm -12 - "$work/headers" >"$work/null"
+same "headers = functions that tests/api/test_null.c calls" "$work/headers" "$work/null"
+
 dynamic() { readelf -dW "$so" | sed -n "s/.*($1).*\[\(.*\)\]/\1/p"; }
 abi=$(sed -n 's/^#define LISA_ABI_VERSION //p' include/lisa/version.h)
 check "SONAME liblisa.so.$abi" test "$(dynamic SONAME)" = "liblisa.so.$abi"

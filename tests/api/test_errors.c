@@ -455,6 +455,126 @@ START_TEST(test_options) {
 }
 END_TEST
 
+START_TEST(test_indices_and_sizes) {
+    double values[4] = {0};
+    uint8_t mask[5];
+    uint64_t n = 0;
+    lisa_adapter *adapter = NULL;
+    lisa_tensor_info info = {.struct_size = sizeof info};
+    lisa_optimizer *o = r.optimizer;
+    OK(lisa_adapter_create(&adapter, r.model, NULL));
+    FAILS(LISA_E_INVAL, "tensor index 99", lisa_model_tensor_info(r.model, 99, &info));
+    FAILS(LISA_E_INVAL, "tensor index 99",
+          lisa_model_tensor_read(r.model, 99, values, LISA_DTYPE_F64, 4));
+    FAILS(LISA_E_INVAL, "dtype 2", lisa_model_tensor_read(r.model, 0, values, LISA_DTYPE_BF16, 4));
+    FAILS(LISA_E_INVAL, "4 values given",
+          lisa_model_tensor_write(r.model, 0, values, LISA_DTYPE_F64, 4));
+    FAILS(LISA_E_INVAL, "4 values given",
+          lisa_adapter_tensor_read(adapter, 0, values, LISA_DTYPE_F64, 4));
+    FAILS(LISA_E_INVAL, "dtype 9", lisa_adapter_tensor_write(adapter, 0, values, 9, 4));
+    FAILS(LISA_E_INVAL, "dtype 9", lisa_optimizer_gradient_read(o, 0, values, 9, 4));
+    FAILS(LISA_E_INVAL, "group 5, the model's last is 4",
+          lisa_model_weight_norm(r.model, 5, values));
+    FAILS(LISA_E_INVAL, "group 5", lisa_adapter_weight_norm(adapter, 5, values));
+    FAILS(LISA_E_INVAL, "group 5", lisa_optimizer_gradient_norm(o, 5, values));
+    FAILS(LISA_E_INVAL, "group 5", lisa_optimizer_group_steps(o, 5, &n));
+    FAILS(LISA_E_INVAL, "4 groups", lisa_optimizer_get_mask(o, mask, 4));
+    FAILS(LISA_E_INVAL, "class 99", lisa_context_memory(r.context, 99, &n, NULL));
+    rig_random_batch(&r, 1, 1, 1);
+    FAILS(LISA_E_INVAL, "dtype 9", lisa_model_logits(r.model, r.batch, values, 9, 4));
+    FAILS(LISA_E_INVAL, "room for 4 values, expected 61",
+          lisa_model_logits(r.model, r.batch, values, LISA_DTYPE_F64, 4));
+    lisa_adapter_destroy(adapter);
+}
+END_TEST
+
+static void *refuse_memory(void *user, size_t size, size_t align) {
+    (void)user, (void)size, (void)align;
+    return NULL;
+}
+
+/* A struct of defaults but for one member. */
+#define WITH(type, member, value, word, call)                                                      \
+    do {                                                                                           \
+        type o;                                                                                    \
+        OK(type##_init(&o, sizeof o));                                                             \
+        o.member = (value);                                                                        \
+        FAILS(LISA_E_INVAL, word, call);                                                           \
+    } while (0)
+
+START_TEST(test_values_of_options) {
+    lisa_adapter *a = NULL;
+    lisa_batch *b = NULL;
+    lisa_context *c = NULL;
+    lisa_model *m = NULL;
+    WITH(lisa_adapter_options, reserved, 1, "reserved", lisa_adapter_create(&a, r.model, &o));
+    WITH(lisa_batch_options, activations, 9, "activations",
+         lisa_batch_create(&b, r.model, 1, 1, &o));
+    WITH(lisa_checkpoint_options, reserved, 1, "reserved",
+         lisa_checkpoint_save(r.optimizer, "x", 1, &o));
+    WITH(lisa_checkpoint_options, blob_bytes, 4, "blob: NULL, 4 bytes",
+         lisa_checkpoint_save(r.optimizer, "x", 1, &o));
+    WITH(lisa_context_options, alloc, refuse_memory, "alloc and release",
+         lisa_context_create(&c, &o));
+    WITH(lisa_model_options, load, 9, "load: 9", lisa_model_create(&m, r.context, &r.config, &o));
+    WITH(lisa_model_options, weights, 9, "weights: 9",
+         lisa_model_create(&m, r.context, &r.config, &o));
+    WITH(lisa_save_options, dtype, LISA_DTYPE_F64, "dtype: 4", lisa_model_save(r.model, "x", &o));
+    ck_assert(!a && !b && !c && !m);
+}
+END_TEST
+
+/* A plan asks of each struct in it what the create functions ask. */
+START_TEST(test_plans_that_are_refused) {
+    lisa_plan_request request;
+    lisa_plan_report report = {.struct_size = sizeof report};
+    OK(lisa_plan_request_init(&request, sizeof request));
+    lisa_model_config config = spec.config;
+    request.config = &config;
+    OK(lisa_plan(&request, &report));
+    config.vocab_size = 0;
+    FAILS(LISA_E_INVAL, "vocab_size", lisa_plan(&request, &report));
+    config = spec.config;
+    WITH(lisa_context_options, n_threads, 9999, "n_threads",
+         (request.context = &o, lisa_plan(&request, &report)));
+    request.context = NULL;
+    WITH(lisa_model_options, load, 9, "load", (request.model = &o, lisa_plan(&request, &report)));
+    request.model = NULL;
+    WITH(lisa_batch_options, activations, 9, "activations",
+         (request.batch = &o, lisa_plan(&request, &report)));
+    request.batch = NULL;
+    WITH(lisa_optimizer_options, beta2, 1, "beta2",
+         (request.optimizer = &o, lisa_plan(&request, &report)));
+    lisa_optimizer_options optimizer = {0};
+    request.optimizer = &optimizer;
+    FAILS(LISA_E_ABI, "lisa_optimizer_options: struct_size is 0", lisa_plan(&request, &report));
+    request.optimizer = NULL;
+    WITH(lisa_adapter_options, rank, 0, "rank",
+         (request.adapter = &o, lisa_plan(&request, &report)));
+    WITH(lisa_adapter_options, reserved, 1, "reserved",
+         (request.adapter = &o, lisa_plan(&request, &report)));
+    request.adapter = NULL;
+    request.max_batch = 1, request.max_tokens = 33;
+    FAILS(LISA_E_INVAL, "positions", lisa_plan(&request, &report));
+}
+END_TEST
+
+START_TEST(test_files_that_are_not_there) {
+    char path[64];
+    lisa_model_config config = {.struct_size = sizeof config};
+    lisa_sampler *s = NULL;
+    lisa_adapter *a = NULL;
+    FAILS(LISA_E_NOTFOUND, "/nowhere", lisa_model_config_read(&config, "/nowhere"));
+    FAILS(LISA_E_NOTFOUND, "/nowhere", lisa_adapter_open(&a, r.model, "/nowhere", NULL));
+    FAILS(LISA_E_NOTFOUND, "/nowhere", lisa_checkpoint_verify("/nowhere", NULL));
+    FAILS(LISA_E_NOTFOUND, "/nowhere", lisa_checkpoint_find("/nowhere", path, sizeof path));
+    FAILS(LISA_E_NOTFOUND, "/nowhere", lisa_checkpoint_load(r.optimizer, "/nowhere", NULL));
+    FAILS(LISA_E_NOTFOUND, "/nowhere", lisa_checkpoint_blob("/nowhere", NULL, 0));
+    FAILS(LISA_E_NOTFOUND, "/nowhere", lisa_checkpoint_sampler(&s, "/nowhere"));
+    ck_assert(!s && !a);
+}
+END_TEST
+
 START_TEST(test_context_options) {
     lisa_context *context = NULL;
     lisa_context_options o;
@@ -468,30 +588,6 @@ START_TEST(test_context_options) {
     o.memory_limit = 1;
     FAILS(LISA_E_BUDGET, "more, 0 are left", lisa_context_create(&context, &o));
     ck_assert_ptr_null(context);
-}
-END_TEST
-
-START_TEST(test_null_arguments) {
-    lisa_model *model;
-    double x;
-    uint32_t u;
-    uint64_t n;
-    void *p;
-    FAILS(LISA_E_INVAL, "NULL", lisa_context_create(NULL, NULL));
-    FAILS(LISA_E_INVAL, "NULL", lisa_model_open(&model, r.context, NULL, NULL));
-    FAILS(LISA_E_INVAL, "NULL", lisa_forward(NULL, r.batch, NULL));
-    FAILS(LISA_E_INVAL, "NULL", lisa_backward(r.model, NULL));
-    FAILS(LISA_E_INVAL, "NULL", lisa_train_step(NULL, NULL, NULL, NULL, 0, NULL));
-    FAILS(LISA_E_INVAL, "NULL", lisa_batch_set(r.batch, NULL, NULL, 1, 1));
-    FAILS(LISA_E_INVAL, "NULL", lisa_optimizer_gradients(r.optimizer, &p, &n, NULL));
-    FAILS(LISA_E_INVAL, "NULL", lisa_model_tensor_find(NULL, "x", &u));
-    FAILS(LISA_E_INVAL, "NULL", lisa_model_weight_norm(NULL, 0, &x));
-    FAILS(LISA_E_INVAL, "NULL", lisa_plan(NULL, NULL));
-    lisa_context_destroy(NULL);
-    lisa_model_destroy(NULL);
-    lisa_batch_destroy(NULL);
-    lisa_optimizer_destroy(NULL);
-    lisa_sampler_destroy(NULL);
 }
 END_TEST
 
@@ -607,7 +703,10 @@ static Suite *make_suite(void) {
     tcase_add_test(tcase, test_interrupted_everywhere);
     tcase_add_test(tcase, test_options);
     tcase_add_test(tcase, test_context_options);
-    tcase_add_test(tcase, test_null_arguments);
+    tcase_add_test(tcase, test_indices_and_sizes);
+    tcase_add_test(tcase, test_values_of_options);
+    tcase_add_test(tcase, test_plans_that_are_refused);
+    tcase_add_test(tcase, test_files_that_are_not_there);
     tcase_add_loop_test(tcase, test_destroyed_in_any_order, 0, 2);
     tcase_add_test(tcase, test_configs_that_are_refused);
     tcase_add_test(tcase, test_the_largest_plan);
