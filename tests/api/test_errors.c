@@ -575,6 +575,179 @@ START_TEST(test_files_that_are_not_there) {
 }
 END_TEST
 
+/* Objects that do not belong together. */
+START_TEST(test_strangers) {
+    rig other;
+    lisa_sampler *sampler = NULL;
+    lisa_sampler_options o;
+    double loss = 0;
+    rig_make(&other, &spec);
+    rig_random_batch(&r, 2, 11, 1);
+    FAILS(LISA_E_INVAL, "another model",
+          lisa_train_step(r.model, NULL, other.optimizer, r.batch, 0, NULL));
+    lisa_optimizer_destroy(other.optimizer);
+    other.optimizer = NULL;
+    rig_random_batch(&other, 2, 11, 1);
+    OK(lisa_forward(other.model, other.batch, &loss));
+    FAILS(LISA_E_STATE, "has no optimizer", lisa_backward(other.model, other.batch));
+    rig_destroy(&other);
+    OK(lisa_sampler_options_init(&o, sizeof o));
+    o.n_layers = 3;
+    o.n_active = 1;
+    o.first_step = 7;
+    OK(lisa_sampler_create(&sampler, &o));
+    FAILS(LISA_E_INVAL, "first_step = 7",
+          lisa_train_step(r.model, sampler, r.optimizer, r.batch, 6, NULL));
+    OK(lisa_train_step(r.model, sampler, r.optimizer, r.batch, 7, NULL));
+    lisa_sampler_destroy(sampler);
+}
+END_TEST
+
+/* An adapter's step that failed draws the same dropout when it is tried again. */
+START_TEST(test_an_adapters_step_again) {
+    rig calm, disturbed;
+    float weights[22];
+    for (int i = 0; i < 22; i++)
+        weights[i] = 1e-42f;
+    spec.adapted = 1;
+    spec.adapter.dropout = 0.5;
+    spec.optimizer.max_active_layers = 0;
+    rig_make(&calm, &spec);
+    rig_make(&disturbed, &spec);
+    rig_random_batch(&calm, 2, 11, 1);
+    rig_random_batch(&disturbed, 2, 11, 1);
+    OK(lisa_batch_set_weights(disturbed.batch, weights));
+    FAILS(LISA_E_NONFINITE, "sum of target weights",
+          lisa_train_step(disturbed.model, NULL, disturbed.optimizer, disturbed.batch, 0, NULL));
+    OK(lisa_batch_set_weights(disturbed.batch, NULL));
+    lisa_step_stats a = {.struct_size = sizeof a}, b = a;
+    OK(lisa_train_step(calm.model, NULL, calm.optimizer, calm.batch, 0, &a));
+    rig_random_batch(&disturbed, 2, 11, 1);
+    OK(lisa_train_step(disturbed.model, NULL, disturbed.optimizer, disturbed.batch, 0, &b));
+    ck_assert(a.grad_norm > 0);
+    ck_assert_mem_eq(&a, &b, sizeof a);
+    rig_destroy(&calm);
+    rig_destroy(&disturbed);
+}
+END_TEST
+
+START_TEST(test_values_that_are_refused) {
+    double values[500] = {0};
+    float logits[61];
+    lisa_adapter *adapter = NULL;
+    lisa_tensor_info info = {.struct_size = sizeof info};
+    FAILS(LISA_E_INVAL, "-1", lisa_optimizer_set_lr(r.optimizer, -1));
+    OK(lisa_adapter_create(&adapter, r.model, NULL));
+    OK(lisa_adapter_tensor_info(adapter, 0, &info));
+    ck_assert_uint_le(info.n_elements, 500);
+    values[2] = NAN;
+    FAILS(LISA_E_NONFINITE, info.name,
+          lisa_adapter_tensor_write(adapter, 0, values, LISA_DTYPE_F64, info.n_elements));
+    lisa_adapter_destroy(adapter);
+    rig_random_batch(&r, 1, 1, 1);
+    OK(lisa_model_logits(r.model, r.batch, logits, LISA_DTYPE_F32, 61));
+    OK(lisa_model_logits(r.model, r.batch, values, LISA_DTYPE_F64, 61));
+    for (int i = 0; i < 61; i++)
+        ck_assert(logits[i] == (float)values[i]);
+}
+END_TEST
+
+static void write_text(const char *path, const char *text) {
+    FILE *file = fopen(path, "w");
+    ck_assert_ptr_nonnull(file);
+    ck_assert_int_ge(fputs(text, file), 0);
+    ck_assert_int_eq(fclose(file), 0);
+}
+
+/* Puts a byte in place of the first of `what` in a file. */
+static void spoil(const char *path, const char *what) {
+    static char bytes[1 << 20];
+    FILE *file = fopen(path, "r+b");
+    ck_assert_ptr_nonnull(file);
+    const size_t n = fread(bytes, 1, sizeof bytes, file);
+    const char *at = memmem(bytes, n, what, strlen(what));
+    ck_assert_ptr_nonnull(at);
+    ck_assert_int_eq(fseek(file, at - bytes, SEEK_SET), 0);
+    ck_assert_int_eq(fputc('#', file), '#');
+    ck_assert_int_eq(fclose(file), 0);
+}
+
+START_TEST(test_what_is_no_checkpoint) {
+    char directory[] = "/var/tmp/lisa-no-XXXXXX", path[64], found[256], command[64], blob[16];
+    static char endless[5000];
+    lisa_checkpoint_options o;
+    lisa_model_config config = {.struct_size = sizeof config};
+    ck_assert_ptr_nonnull(mkdtemp(directory));
+    memset(endless, 'x', sizeof endless - 1);
+    endless[4500] = '/';
+    FAILS(LISA_E_INVAL, "too long", lisa_checkpoint_verify(endless, NULL));
+    FAILS(LISA_E_INVAL, "too long", lisa_checkpoint_save(r.optimizer, endless, 1, NULL));
+    FAILS(LISA_E_NOTFOUND, "no-such-file", lisa_checkpoint_verify("no-such-file", NULL));
+    OK(lisa_model_save(r.model, directory, NULL));
+    snprintf(path, sizeof path, "%s/model.safetensors", directory);
+    FAILS(LISA_E_FORMAT, "is no checkpoint", lisa_checkpoint_verify(path, NULL));
+    OK(lisa_checkpoint_save(r.optimizer, directory, 1, NULL));
+    OK(lisa_checkpoint_find(directory, found, sizeof found));
+    OK(lisa_checkpoint_blob(found, NULL, 0));
+    OK(lisa_checkpoint_options_init(&o, sizeof o));
+    o.blob = "the host's bytes";
+    o.blob_bytes = sizeof blob;
+    OK(lisa_checkpoint_save(r.optimizer, directory, 2, &o));
+    OK(lisa_checkpoint_find(directory, found, sizeof found));
+    OK(lisa_checkpoint_blob(found, blob, sizeof blob));
+    spoil(found, "the host's bytes");
+    FAILS(LISA_E_FORMAT, "lisa.blob", lisa_checkpoint_blob(found, blob, sizeof blob));
+    spoil(found, "lisa.meta");
+    FAILS(LISA_E_FORMAT, "is no checkpoint", lisa_checkpoint_verify(found, NULL));
+    snprintf(path, sizeof path, "%s/config.json", directory);
+    write_text(path, "[]");
+    FAILS(LISA_E_FORMAT, "an object expected", lisa_model_config_read(&config, directory));
+    snprintf(command, sizeof command, "rm -rf %s", directory);
+    ck_assert_int_eq(system(command), 0);
+}
+END_TEST
+
+/* A checkpoint is refused by whatever was not made alike, before anything changes. */
+START_TEST(test_another_trainings_checkpoint) {
+    char directory[] = "/var/tmp/lisa-other-XXXXXX", path[256], command[64];
+    rig other;
+    size_t n = 0;
+    lisa_adapter *adapter = NULL;
+    ck_assert_ptr_nonnull(mkdtemp(directory));
+    rig_random_batch(&r, 2, 11, 1);
+    OK(lisa_train_step(r.model, NULL, r.optimizer, r.batch, 0, NULL));
+    OK(lisa_checkpoint_save(r.optimizer, directory, 1, NULL));
+    OK(lisa_checkpoint_find(directory, path, sizeof path));
+    spec.config.n_layers = 2;
+    rig_make(&other, &spec);
+    FAILS(LISA_E_INVAL, "groups of 5, here it is 4",
+          lisa_checkpoint_load(other.optimizer, path, NULL));
+    rig_destroy(&other);
+    spec.config.n_layers = 3;
+    spec.config.tied_head = 1;
+    rig_make(&other, &spec);
+    FAILS(LISA_E_INVAL, "tensors, this one has", lisa_checkpoint_load(other.optimizer, path, NULL));
+    rig_destroy(&other);
+    spec.config.tied_head = 0;
+    spec.optimizer.train_embedding = 0;
+    rig_make(&other, &spec);
+    FAILS(LISA_E_INVAL, "train_embedding", lisa_checkpoint_load(other.optimizer, path, NULL));
+    rig_destroy(&other);
+    OK(lisa_adapter_create(&adapter, r.model, NULL));
+    OK(lisa_model_set_adapter(r.model, adapter));
+    double *before = rig_snapshot(&r, &n);
+    FAILS(LISA_E_STATE, "adapter", lisa_checkpoint_save(r.optimizer, directory, 2, NULL));
+    FAILS(LISA_E_STATE, "adapter", lisa_checkpoint_load(r.optimizer, path, NULL));
+    rig_assert_unchanged(&r, before, n);
+    OK(lisa_model_set_adapter(r.model, NULL));
+    OK(lisa_checkpoint_load(r.optimizer, path, NULL));
+    lisa_adapter_destroy(adapter);
+    free(before);
+    snprintf(command, sizeof command, "rm -rf %s", directory);
+    ck_assert_int_eq(system(command), 0);
+}
+END_TEST
+
 START_TEST(test_context_options) {
     lisa_context *context = NULL;
     lisa_context_options o;
@@ -707,6 +880,11 @@ static Suite *make_suite(void) {
     tcase_add_test(tcase, test_values_of_options);
     tcase_add_test(tcase, test_plans_that_are_refused);
     tcase_add_test(tcase, test_files_that_are_not_there);
+    tcase_add_test(tcase, test_strangers);
+    tcase_add_test(tcase, test_an_adapters_step_again);
+    tcase_add_test(tcase, test_values_that_are_refused);
+    tcase_add_test(tcase, test_what_is_no_checkpoint);
+    tcase_add_test(tcase, test_another_trainings_checkpoint);
     tcase_add_loop_test(tcase, test_destroyed_in_any_order, 0, 2);
     tcase_add_test(tcase, test_configs_that_are_refused);
     tcase_add_test(tcase, test_the_largest_plan);
