@@ -53,6 +53,10 @@ ifeq ($(VARIANT),tsan)
 optimise := -O1
 sanitize := -fsanitize=thread
 endif
+ifeq ($(VARIANT),coverage)
+optimise := -O1
+sanitize := --coverage -fprofile-update=prefer-atomic
+endif
 
 numeric := -ffp-contract=off
 base := $(optimise) -g $(numeric) $(sanitize)
@@ -157,6 +161,11 @@ test: $(fast_tests)
 $(B)/obj/liblisa/%.o: liblisa/%.c $(B)/flags
 	@mkdir -p $(@D)
 	$(call say,CC)$(CC) $(lib_cppflags) $(lib_cflags) $(FILE_CFLAGS) -MMD -MP -c -o $@ $<
+
+# Branches are counted as they are written, where no whole suite of kernels runs.
+ifeq ($(VARIANT),coverage)
+$(filter-out $(B)/obj/liblisa/backend/%,$(lib_objects)): FILE_CFLAGS += -O0
+endif
 
 $(B)/obj/tests/api/%.o: tests/api/%.c $(B)/flags
 	@mkdir -p $(@D)
@@ -292,9 +301,21 @@ demo:
 	@+$(MAKE) --no-print-directory $(parallel) all
 	@BUILD='$(abspath $(B))' examples/demo/run.sh
 
-asan ubsan tsan: export CK_TIMEOUT_MULTIPLIER = 10
+asan ubsan tsan coverage: export CK_TIMEOUT_MULTIPLIER = 10
 asan ubsan tsan:
 	@+$(MAKE) --no-print-directory $(parallel) VARIANT=$@ check-binaries
+
+# Lines and branches that the compiled fast tests reach, for each file of the library, and a total.
+# What they do not reach in some rooms is told and explained in tests/support/coverage-uncovered.txt.
+.PHONY: coverage coverage-now
+coverage:
+	@.ci/packages gcovr
+	@+$(MAKE) --no-print-directory $(parallel) VARIANT=coverage coverage-now
+
+coverage-now: $(fast_tests) $(example_programs)
+	@find $(B) -name '*.gcda' -delete
+	@+$(MAKE) --no-print-directory VARIANT=$(VARIANT) check-binaries
+	@$(PYTHON) tests/support/coverage.py '$(B)'
 
 # A forked test that ends with memory lost or misused ends with 99, which Check reports. Left out is
 # what valgrind's pace makes pointless: products of all sizes, whole suites of kernels, and threads
@@ -421,6 +442,7 @@ help:
 	@echo 'bench-gpu                     steps, rates and memory of a GPU, in one table'
 	@echo 'roofline                      what a step asks of a GPU, and the time it takes at least'
 	@echo 'check-aarch64                 the compiled fast tests, cross-built, under qemu-user'
+	@echo 'coverage                      what the compiled fast tests reach of the library'
 	@echo 'lint format bench             style and limits, clang-format, benchmarks'
 	@echo 'install uninstall installcheck   PREFIX=$(PREFIX) LIBDIR INCLUDEDIR DESTDIR'
 	@echo 'check-abi abi-update clean help   the binary interface: docs/abi.md'

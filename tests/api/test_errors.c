@@ -743,6 +743,16 @@ START_TEST(test_another_trainings_checkpoint) {
     OK(lisa_checkpoint_load(r.optimizer, path, NULL));
     lisa_adapter_destroy(adapter);
     free(before);
+    spec.optimizer.train_embedding = 1;
+    spec.adapted = 1;
+    rig_make(&other, &spec);
+    OK(lisa_checkpoint_save(other.optimizer, directory, 2, NULL));
+    rig_destroy(&other);
+    spec.adapter.use_rslora = 1;
+    rig_make(&other, &spec);
+    OK(lisa_checkpoint_find(directory, path, sizeof path));
+    FAILS(LISA_E_INVAL, "use_rslora", lisa_checkpoint_load(other.optimizer, path, NULL));
+    rig_destroy(&other);
     snprintf(command, sizeof command, "rm -rf %s", directory);
     ck_assert_int_eq(system(command), 0);
 }

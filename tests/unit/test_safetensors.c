@@ -17,7 +17,7 @@ START_TEST(reads_every_kind_of_tensor) {
      * tensor, a type that the library has not. */
     static const char header[] =
         " \n{\"b\":{\"dtype\":\"BF16\",\"shape\":[2,2],\"data_offsets\":[1,9]},"
-        "\"__metadata__\":{\"format\":\"pt\"},"
+        "\"__metadata__\":{\"format\":\"pt\",\"a\":\"1\"},"
         "\"a \\\"q\\\" \\u00fc\":{\"shape\":[],\"dtype\":\"F32\",\"data_offsets\":[9,13]},"
         "\"bytes\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]},"
         "\"empty\":{\"dtype\":\"F16\",\"shape\":[3,0,7],\"data_offsets\":[9,9]},"
