@@ -92,7 +92,7 @@ int main(void) {
 
     int32_t tokens[BATCH][TOKENS];
     fill(tokens);
-    complete(model, "the frozen");
+    complete(model, "the sampled");
     for (uint64_t step = 0; step < STEPS; step++) {
         lisa_step_stats stats = {.struct_size = sizeof stats};
         must(lisa_batch_set(batch, tokens[0], NULL, BATCH, TOKENS));
@@ -100,7 +100,7 @@ int main(void) {
         if (step % 50 == 0 || step + 1 == STEPS)
             printf("step %3d  loss %.4f\n", (int)step, stats.loss);
     }
-    complete(model, "the frozen");
+    complete(model, "the sampled");
 
     lisa_optimizer_destroy(optimizer);
     lisa_batch_destroy(batch);
