@@ -125,7 +125,7 @@ support := $(B)/libsupport.a
 
 # ---- stamps: a changed flag or a changed list of sources rebuilds ------------------------------
 
-no_build := clean help uninstall uninstall-cuda lint format
+no_build := clean help uninstall uninstall-cuda lint cppcheck analyze format
 dry_run := $(findstring n,$(firstword -$(MAKEFLAGS)))
 ifneq ($(if $(dry_run),,$(filter-out $(no_build),$(or $(MAKECMDGOALS),all))),)
 define keep # file, text: written only when different, so that it is newer only after a change
@@ -365,14 +365,21 @@ roofline: $(B)/tests/cuda/roofline
 
 # ---- style ------------------------------------------------------------------------------------
 
-.PHONY: lint format
+.PHONY: lint cppcheck analyze format
 style_files = $(shell find include liblisa tests examples -name '*.[ch]' -o -name '*.cc' -o -name '*.inc')
-lint:
+lint: cppcheck
 	clang-format --dry-run -Werror $(style_files)
+	tests/support/limits.sh $(lib_sources)
+
+cppcheck:
 	cppcheck --quiet --std=c11 --language=c --enable=warning,portability,performance \
 	    --inline-suppr --suppressions-list=tests/support/cppcheck.supp --error-exitcode=1 \
 	    -Iinclude -Iliblisa -DLISA_BUILDING liblisa
-	tests/support/limits.sh $(lib_sources)
+
+# Three analyzers: this, gcc's and clang-tidy, of which check-slow runs the last two.
+analyze: cppcheck
+	@.ci/packages clang-tidy-14
+	@$(run_tests) tests/slow/test_analyze.sh
 
 format:
 	clang-format -i $(style_files)
@@ -442,7 +449,7 @@ help:
 	@echo 'bench-gpu                     steps, rates and memory of a GPU, in one table'
 	@echo 'roofline                      what a step asks of a GPU, and the time it takes at least'
 	@echo 'check-aarch64                 the compiled fast tests, cross-built, under qemu-user'
-	@echo 'coverage                      what the compiled fast tests reach of the library'
+	@echo 'coverage analyze              what the compiled fast tests reach; static analyzers'
 	@echo 'lint format bench             style and limits, clang-format, benchmarks'
 	@echo 'install uninstall installcheck   PREFIX=$(PREFIX) LIBDIR INCLUDEDIR DESTDIR'
 	@echo 'check-abi abi-update clean help   the binary interface: docs/abi.md'

@@ -141,6 +141,7 @@ static lisa_status with_memory(struct generation *g, const struct lisa__activati
     }
     lisa__release(m->context, LISA_MEM_STAGING, staging, staging_bytes);
     lisa__layout_free(&layout, m->context);
+    g->run.a = NULL;
     return status;
 }
 

@@ -8,7 +8,7 @@
 
 /* Values of a tile. Four buffers of as many doubles are the staging of a merge. */
 enum { TILE = 1 << 17 };
-_Static_assert(4 * TILE * sizeof(double) == LISA__STAGING_BYTES, "a merge's staging is planned");
+_Static_assert(sizeof(double) * 4 * TILE == LISA__STAGING_BYTES, "a merge's staging is planned");
 
 struct merge {
     lisa_adapter *adapter;

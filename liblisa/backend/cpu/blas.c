@@ -123,7 +123,8 @@ size_t lisa__blas_buffer_bytes(void) {
 }
 
 /* What OpenBLAS calls, as the linker redirects it (blas.mk): a guest takes no orders from the
- * environment, prints nothing and ends nothing. */
+ * environment, prints nothing and ends nothing. The names are the linker's. */
+/* NOLINTBEGIN(bugprone-reserved-identifier,cert-dcl37-c,cert-dcl51-cpp) */
 void *__wrap_blas_memory_alloc(int unused);
 void __wrap_blas_memory_free(void *buffer);
 char *__wrap_getenv(const char *name);
@@ -141,6 +142,7 @@ int __wrap___printf_chk(int flag, const char *format, ...);
 int __wrap___fprintf_chk(FILE *stream, int flag, const char *format, ...);
 int __wrap___vfprintf_chk(FILE *stream, int flag, const char *format, va_list args);
 _Noreturn void __wrap_exit(int status);
+/* NOLINTEND(bugprone-reserved-identifier,cert-dcl37-c,cert-dcl51-cpp) */
 
 void *__wrap_blas_memory_alloc(int unused) {
     (void)unused;
