@@ -241,6 +241,34 @@ static double *master_snapshot(const rig *r) {
     return all;
 }
 
+/* AdamW's first step of an element is the learning rate itself, whatever the gradient: so is that
+ * of a layer that comes late, because moments are corrected by their own group's steps. */
+START_TEST(test_a_late_layer_starts_as_others_did) {
+    rig_spec spec;
+    rig r;
+    double most = 0;
+    spec_of(&spec, _i);
+    spec.optimizer.weight_decay = 0;
+    rig_make(&r, &spec);
+    masked_step(&r, LAYER_0, 0);
+    masked_step(&r, LAYER_0, 1);
+    double *before = master_snapshot(&r);
+    masked_step(&r, LAYER_1, 2);
+    double *after = master_snapshot(&r);
+    for (size_t i = 0, at = 0; i < r.n_tensors; i++) {
+        const lisa_tensor_info info = rig_tensor(&r, (uint32_t)i);
+        for (size_t j = at; info.group == 2 && j < at + info.n_elements; j++)
+            most = fmax(most, fabs(after[j] - before[j]));
+        at += (size_t)info.n_elements;
+    }
+    ck_assert_double_gt(most, 0.99 * spec.optimizer.lr);
+    ck_assert_double_lt(most, 1.01 * spec.optimizer.lr);
+    free(before);
+    free(after);
+    rig_destroy(&r);
+}
+END_TEST
+
 /* Masters of a layer that leaves are rounded stochastically into its 16-bit weights. */
 START_TEST(test_drop_loses_no_drift) {
     uint32_t dtype = SETTINGS[_i].dtype;
@@ -485,6 +513,7 @@ static Suite *make_suite(void) {
     tcase_add_loop_test(tcase, test_gradients_do_not_depend_on_the_mask, 0, N_SETTINGS);
     tcase_add_loop_test(tcase, test_frozen_gradient_is_refused, 0, N_SETTINGS);
     tcase_add_loop_test(tcase, test_drop_restarts, 0, N_SETTINGS);
+    tcase_add_loop_test(tcase, test_a_late_layer_starts_as_others_did, 0, N_SETTINGS);
     tcase_add_loop_test(tcase, test_drop_loses_no_drift, 0, N_SETTINGS);
     tcase_add_loop_test(tcase, test_every_drop_draws_anew, 0, N_SETTINGS);
     tcase_add_loop_test(tcase, test_drop_keeps_what_stays, 0, N_SETTINGS);
