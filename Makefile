@@ -302,6 +302,8 @@ demo:
 	@BUILD='$(abspath $(B))' examples/demo/run.sh
 
 asan ubsan tsan coverage: export CK_TIMEOUT_MULTIPLIER = 10
+# Where each point of a fault loop takes seconds, one in seven is tried.
+asan ubsan tsan: export LISA_TEST_STRIDE = 7
 asan ubsan tsan:
 	@+$(MAKE) --no-print-directory $(parallel) VARIANT=$@ check-binaries
 

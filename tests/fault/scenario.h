@@ -55,6 +55,12 @@ typedef struct scenario {
     size_t n_weights;
 } scenario;
 
+/* From one point of a loop to the next: more than 1, and odd, where a checker makes each slow. */
+static uint64_t stride(void) {
+    const char *given = getenv("LISA_TEST_STRIDE");
+    return given != NULL ? strtoull(given, NULL, 10) : 1;
+}
+
 static char scenario_dir[] = "/var/tmp/lisa-fault-XXXXXX";
 
 static const char *in_scenario_dir(const char *name) {
