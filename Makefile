@@ -376,7 +376,7 @@ lint: cppcheck
 cppcheck:
 	cppcheck --quiet --std=c11 --language=c --enable=warning,portability,performance \
 	    --inline-suppr --suppressions-list=tests/support/cppcheck.supp --error-exitcode=1 \
-	    -Iinclude -Iliblisa -DLISA_BUILDING liblisa
+	    -Iinclude -Iliblisa -DLISA_BUILDING -iliblisa/backend/cuda liblisa
 
 # Three analyzers: this, gcc's and clang-tidy, of which check-slow runs the last two.
 analyze: cppcheck
