@@ -426,6 +426,13 @@ uninstall: uninstall-cuda
 installcheck: $(static) $(shared)
 	@$(run_tests) tests/install/test_install.sh
 
+# The Python package with the library inside it. It is built in an environment of its own.
+.PHONY: wheel
+WHEEL_DIR ?= build/wheel
+wheel: $(shared)
+	@PYTHON='$(PYTHON)' bindings/python/wheel.sh '$(B)/$(realname)' '$(WHEEL_DIR)' \
+	    $(foreach t,$(third:$(B)/third/%.o=%),$(t)='$(licence_of_$(t))')
+
 # The promises of docs/abi.md; abi-update writes the present interface down as the promised one.
 .PHONY: check-abi abi-update
 check-abi: $(static) $(shared)
@@ -454,6 +461,7 @@ help:
 	@echo 'coverage analyze              what the compiled fast tests reach; static analyzers'
 	@echo 'lint format bench             style and limits, clang-format, benchmarks'
 	@echo 'install uninstall installcheck   PREFIX=$(PREFIX) LIBDIR INCLUDEDIR DESTDIR'
+	@echo 'wheel                         a Python wheel with the library inside, into build/wheel'
 	@echo 'check-abi abi-update clean help   the binary interface: docs/abi.md'
 
 -include $(shell test -d $(B)/obj && find $(B)/obj -name '*.d')

@@ -1,0 +1,47 @@
+#!/bin/bash
+# The wheel is enough: it installs into a fresh environment, trains outside the tree with the library
+# that it carries, and uninstalling leaves nothing behind.
+. "$(dirname "$0")/../support/shell.sh"
+cd "$top" || exit 1
+case ${VARIANT:-release} in *san) skip "a sanitizer's library is not packed" ;; esac
+
+unset LISA_LIBRARY PYTHONPATH
+venv=$work/venv
+"${PYTHON:-python3}" -m venv "$venv" >"$work/venv.log" 2>&1 || skip "no venv: python3-venv is missing"
+pip() { "$venv/bin/python" -m pip --disable-pip-version-check --no-input -q "$@"; }
+# What the wheel is built with comes from a package index.
+pip download --no-deps -d "$work" 'setuptools>=70.1' >"$work/pip.log" 2>&1 ||
+    skip "no package index answers"
+
+make_wheel() {
+    MAKEFLAGS='' ${MAKE:-make} --no-print-directory VARIANT="${VARIANT:-release}" CC="$CC" \
+        CXX="$CXX" BLAS="${BLAS:-private}" SYSTEM_LIBS="${SYSTEM_LIBS:-0}" \
+        PYTHON="${PYTHON:-python3}" WHEEL_DIR="$work/wheel" wheel
+}
+installed() { (cd "$venv" && find . -ipath '*liblisa*' | sort); }
+
+check "make wheel" make_wheel
+check "one wheel, for this platform and any Python 3" ls "$work"/wheel/liblisa-*-py3-none-linux_*.whl
+check "nothing is left in the tree" test -z "$(find bindings -name build -o -name '*.egg-info')"
+# Offline: it needs no other package.
+check "it installs" pip install --no-index "$work"/wheel/liblisa-*.whl
+if [ "${SYSTEM_LIBS:-0}" = 0 ]; then
+    has_licence() { installed | grep -q "LICENSE.jansson\$"; }
+    check "jansson's licence comes along" has_licence
+fi
+
+mkdir "$work/outside"
+cd "$work/outside" || exit 1
+awk '/^```python/ { inside = 1; next } /^```/ { if (inside) exit } inside' \
+    "$top/docs/python.md" >train.py
+cat >>train.py <<'END'
+from liblisa import _ffi
+import os
+path = os.path.join(os.path.dirname(liblisa.__file__), _ffi.SONAME)
+assert any(line.rstrip().endswith(path) for line in open("/proc/self/maps")), path
+END
+check "the loop of docs/python.md trains on the bundled library" "$venv/bin/python" train.py
+check "it uninstalls" pip uninstall -y liblisa
+installed >"$work/left"
+same "and leaves nothing behind" /dev/null "$work/left"
+finish
