@@ -41,6 +41,7 @@ path = os.path.join(os.path.dirname(liblisa.__file__), _ffi.SONAME)
 assert any(line.rstrip().endswith(path) for line in open("/proc/self/maps")), path
 END
 check "the loop of docs/python.md trains on the bundled library" "$venv/bin/python" train.py
+check "the command is there" "$venv/bin/liblisa" plan "$top/tests/data/llama-tied" --json
 check "it uninstalls" pip uninstall -y liblisa
 installed >"$work/left"
 same "and leaves nothing behind" /dev/null "$work/left"

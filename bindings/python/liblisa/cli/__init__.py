@@ -1,0 +1,47 @@
+"""The command `liblisa`. Each subcommand is a module here: its words, its options, what it does.
+
+Exit status: 0, 1 for what failed or does not hold (one line on stderr), 2 for wrong usage.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import List, Optional
+
+from .._errors import LisaError
+from .._version import __version__
+from . import checkpoint, inspect_model, plan
+from ._parser import Parser
+
+COMMANDS = (inspect_model, plan, checkpoint)
+
+
+def make_parser() -> Parser:
+    """The parser of the command with all its subcommands."""
+    parser = Parser(prog="liblisa", description="Fine-tunes language models with LISA.")
+    parser.add_argument("--version", action="version", version=f"liblisa {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", dest="command", required=True)
+    for module in COMMANDS:
+        command = commands.add_parser(module.NAME, help=module.HELP, description=module.__doc__)
+        module.add_arguments(command)
+        command.set_defaults(run=module.run)
+    return parser
+
+
+def main(arguments: Optional[List[str]] = None) -> int:
+    """Runs the command line and returns its exit status."""
+    options = make_parser().parse_args(arguments)
+    try:
+        status = options.run(options)
+        sys.stdout.flush()
+        return status
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # the reader has seen enough; nothing is left for Python's own flush
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except (LisaError, OSError, ValueError, MemoryError) as error:
+        line = " ".join(str(error).split()) or type(error).__name__
+        print(f"liblisa {options.command}: {line}", file=sys.stderr)
+        return 1

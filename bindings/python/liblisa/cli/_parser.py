@@ -1,0 +1,48 @@
+"""argparse as this command has it: errors of one line, sizes with units."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from typing import NoReturn
+
+_POWERS = {unit: power for power, unit in enumerate(["", "K", "M", "G", "T"])}
+_SIZE = re.compile(r"(\d+(?:\.\d*)?)(?:([KMGT])(B|iB)?)?", re.IGNORECASE)
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, and takes no abbreviations: they break when options come."""
+
+    def __init__(self, **settings: object) -> None:
+        super().__init__(allow_abbrev=False, **settings)  # type: ignore[arg-type]
+
+    def error(self, message: str) -> NoReturn:
+        print(f"{self.prog}: {message} (--help lists what there is)", file=sys.stderr)
+        sys.exit(2)
+
+
+def size(text: str) -> int:
+    """Bytes: 8G and 8GiB are 8 * 1024**3, 8GB is 8 * 1000**3."""
+    found = _SIZE.fullmatch(text)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"expected a size such as 512M or 8G, got {text!r}")
+    number, unit, suffix = (part or "" for part in found.groups())
+    base = 1000 if suffix.upper() == "B" else 1024
+    return int(float(number) * base ** _POWERS[unit.upper()])
+
+
+def count(text: str) -> int:
+    """A number of things: 1 or more."""
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"expected a number from 1, got {text!r}")
+    return number
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """The option that every subcommand which reports has."""
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
