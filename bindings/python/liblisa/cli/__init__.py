@@ -11,10 +11,10 @@ from typing import List, Optional
 
 from .._errors import LisaError
 from .._version import __version__
-from . import checkpoint, inspect_model, plan
+from . import checkpoint, inspect_data, inspect_model, plan
 from ._parser import Parser
 
-COMMANDS = (inspect_model, plan, checkpoint)
+COMMANDS = (inspect_model, inspect_data, plan, checkpoint)
 
 
 def make_parser() -> Parser:
@@ -41,7 +41,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
     except BrokenPipeError:  # the reader has seen enough; nothing is left for Python's own flush
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except (LisaError, OSError, ValueError, MemoryError) as error:
+    except (LisaError, OSError, ValueError, MemoryError, ImportError) as error:
         line = " ".join(str(error).split()) or type(error).__name__
         print(f"liblisa {options.command}: {line}", file=sys.stderr)
         return 1

@@ -1,0 +1,190 @@
+"""Records as tokens, with labels on what is to be learned."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Dict, FrozenSet, List, NamedTuple, Optional, Sequence, Tuple
+
+from .. import _ffi
+from .._options import PathLike
+from ._extras import need
+from ._records import Completion, Content, Conversation, Message
+
+IGNORE_LABEL: int = _ffi.LISA_IGNORE_LABEL
+
+Span = Tuple[int, int]
+
+
+class Example(NamedTuple):
+    """A record as tokens; labels[t] labels token t, IGNORE_LABEL what is not learned."""
+
+    tokens: List[int]
+    labels: List[int]
+    cut: int = 0  # tokens that were too many
+    closed: bool = True  # each answer has a token that ends it
+    joined: bool = False  # an answer shares its first token with what is before it
+
+    @property
+    def n_targets(self) -> int:
+        """Labels that count: the first token is predicted from nothing."""
+        return sum(label != IGNORE_LABEL for label in self.labels[1:])
+
+
+def _read_json(path: Path) -> Dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def _ids(value: Any) -> List[int]:
+    """Token ids in a config: a number, a list of them, or nothing."""
+    if value is None:
+        return []
+    return value if isinstance(value, list) else [value]
+
+
+@dataclass
+class Formatter:
+    """Makes examples of records.
+
+    tokenizer: has encode(text, add_special_tokens=...) with .ids and .offsets (characters), and
+    decode(ids, skip_special_tokens=...), as the class of the package tokenizers.
+    template: has render(messages, prompt=...) with .text and .generated; None: no conversations.
+    """
+
+    tokenizer: Any
+    template: Any = None
+    end_tokens: FrozenSet[int] = frozenset()  # that end a turn or a text
+    eos: Optional[int] = None  # put behind plain text
+    bos: Optional[int] = None
+    pad: Optional[int] = None
+    max_tokens: Optional[int] = None  # longer examples are cut; None: never
+
+    @classmethod
+    def open(cls, directory: PathLike, *, max_tokens: Optional[int] = None) -> Formatter:
+        """Tokenizer, template and special tokens of a Hugging Face directory."""
+        tokenizers = need("tokenizers")
+        from ._templates import ChatTemplate, special_text
+
+        home = Path(directory)  # type: ignore[arg-type]
+        if not (home / "tokenizer.json").is_file():
+            raise FileNotFoundError(f"{home}: no tokenizer.json")
+        tokenizer = tokenizers.Tokenizer.from_file(str(home / "tokenizer.json"))
+        config = _read_json(home / "tokenizer_config.json")
+
+        def special(name: str) -> Optional[int]:
+            text = special_text(config, name)
+            return None if text is None else tokenizer.token_to_id(text)
+
+        eos = special("eos_token")
+        ends = {*_ids(eos)}
+        for name in ("generation_config.json", "config.json"):
+            ends.update(_ids(_read_json(home / name).get("eos_token_id")))
+        return cls(
+            tokenizer=tokenizer,
+            template=ChatTemplate.of(home, config),
+            end_tokens=frozenset(ends),
+            eos=eos,
+            bos=special("bos_token"),
+            pad=special("pad_token"),
+            max_tokens=max_tokens,
+        )
+
+    def example(self, content: Content) -> Example:
+        """Tokens and labels of a record; ValueError where they cannot be told apart."""
+        if isinstance(content, Conversation):
+            made = self._conversation(content.messages)
+        elif isinstance(content, Completion):
+            made = self._plain(content.prompt + content.completion, len(content.prompt))
+        else:
+            made = self._plain(content.text, 0)
+        cut = 0 if self.max_tokens is None else max(0, len(made.tokens) - self.max_tokens)
+        if cut == 0:
+            return made
+        return made._replace(tokens=made.tokens[:-cut], labels=made.labels[:-cut], cut=cut)
+
+    def prompt(self, messages: Sequence[Message]) -> List[int]:
+        """Tokens of a conversation that the model is to answer."""
+        text = self._needed_template().render(messages, prompt=True).text
+        return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Text of tokens, without the special ones."""
+        return self.tokenizer.decode(list(tokens), skip_special_tokens=True).strip()
+
+    def _needed_template(self) -> Any:
+        if self.template is None:
+            raise ValueError("the tokenizer has no chat template, which conversations need")
+        return self.template
+
+    def _conversation(self, messages: Sequence[Message]) -> Example:
+        rendered = self._needed_template().render(messages)
+        spans = rendered.generated or self._answers(messages, rendered.text)
+        # The template has written every special token itself.
+        encoding = self.tokenizer.encode(rendered.text, add_special_tokens=False)
+        tokens = list(encoding.ids)
+        labels = [IGNORE_LABEL] * len(tokens)
+        closed, joined = True, False
+        for span in spans:
+            joined = joined or _joins(encoding.offsets, span)
+            inside = [t for t, offsets in enumerate(encoding.offsets) if _within(offsets, span)]
+            inside, ended = self._close(inside, tokens)
+            closed = closed and ended
+            for t in inside:
+                labels[t] = tokens[t]
+        learned = [t for t, label in enumerate(labels) if label != IGNORE_LABEL]
+        end = learned[-1] + 1 if learned else len(tokens)
+        return Example(tokens[:end], labels[:end], closed=closed, joined=joined)
+
+    def _answers(self, messages: Sequence[Message], text: str) -> List[Span]:
+        """Where the assistant's turns lie in the text: what each adds to what was before it."""
+        spans = []
+        for number, message in enumerate(messages):
+            if message["role"] != "assistant":
+                continue
+            before = self.template.render(messages[:number], prompt=True).text
+            after = self.template.render(messages[: number + 1]).text
+            if not after.startswith(before) or not text.startswith(after):
+                raise ValueError(
+                    f"the chat template renders message {number + 1} otherwise when others follow: "
+                    "its answer cannot be told apart"
+                )
+            spans.append((len(before), len(after)))
+        return spans
+
+    def _close(self, inside: List[int], tokens: List[int]) -> Tuple[List[int], bool]:
+        """An answer up to and with the token that ends it, and whether there is one."""
+        ends = [t for t in inside if tokens[t] in self.end_tokens]
+        if ends:
+            return [t for t in inside if t <= ends[-1]], True
+        following = inside[-1] + 1 if inside else len(tokens)
+        if following < len(tokens) and tokens[following] in self.end_tokens:
+            return [*inside, following], True
+        return inside, False
+
+    def _plain(self, text: str, learned_from: int) -> Example:
+        encoding = self.tokenizer.encode(text, add_special_tokens=True)
+        tokens, span = list(encoding.ids), (learned_from, len(text))
+        labels = [
+            token if learned_from == 0 or _within(offsets, span) else IGNORE_LABEL
+            for token, offsets in zip(tokens, encoding.offsets)
+        ]
+        if self.eos is not None and tokens[-1:] != [self.eos]:
+            tokens.append(self.eos)
+            labels.append(self.eos)
+        elif self.eos is not None:
+            labels[-1] = self.eos
+        joined = _joins(encoding.offsets, span)
+        return Example(tokens, labels, closed=self.eos is not None, joined=joined)
+
+
+def _within(offsets: Span, span: Span) -> bool:
+    """Whether a token lies in a span. One of spaces that were trimmed away has no width, and is
+    known by its end alone."""
+    begin, end = offsets
+    return (begin >= span[0] if begin < end else begin > span[0]) and end <= span[1]
+
+
+def _joins(offsets: Sequence[Span], span: Span) -> bool:
+    """Whether a token begins before a span and ends in it."""
+    return any(begin < span[0] < end for begin, end in offsets)

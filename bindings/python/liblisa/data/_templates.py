@@ -1,0 +1,118 @@
+"""A model's chat template, rendered as transformers renders it. Needs jinja2."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from pathlib import Path
+from typing import Any, Dict, List, NamedTuple, NoReturn, Optional, Sequence, Tuple
+
+from ._extras import need
+
+jinja2 = need("jinja2")
+need("jinja2.sandbox")
+need("jinja2.ext")
+
+# Around what a template says the assistant generates; no text has these code points.
+_BEGIN, _END = "\ufdd0", "\ufdd1"
+
+SPECIAL = ("bos_token", "eos_token", "unk_token", "pad_token")
+
+Span = Tuple[int, int]
+
+
+class Rendered(NamedTuple):
+    """A conversation as text."""
+
+    text: str
+    generated: List[Span]  # characters that the template itself marks as the assistant's
+
+
+class _Generation(jinja2.ext.Extension):  # type: ignore[name-defined, misc]
+    """{% generation %} ... {% endgeneration %}"""
+
+    tags = {"generation"}
+
+    def parse(self, parser: Any) -> Any:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(["name:endgeneration"], drop_needle=True)
+        call = self.call_method("_mark")
+        return jinja2.nodes.CallBlock(call, [], [], body).set_lineno(line)
+
+    def _mark(self, caller: Any) -> str:
+        return _BEGIN + caller() + _END
+
+
+def _raise_exception(message: str) -> NoReturn:
+    raise jinja2.exceptions.TemplateError(message)
+
+
+def _strftime_now(text: str) -> str:
+    return datetime.datetime.now().strftime(text)
+
+
+def _to_json(value: Any, **options: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, **options)
+
+
+def _environment() -> Any:
+    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols]
+    )
+    environment.filters["tojson"] = _to_json
+    environment.globals["raise_exception"] = _raise_exception
+    environment.globals["strftime_now"] = _strftime_now
+    return environment
+
+
+def _split(marked: str) -> Rendered:
+    """Takes the marks out and says where they were."""
+    text, spans = "", []
+    for number, part in enumerate(marked.split(_BEGIN)):
+        if number:
+            answer, _, part = part.partition(_END)
+            spans.append((len(text), len(text) + len(answer)))
+            text += answer
+        text += part
+    return Rendered(text, spans)
+
+
+class ChatTemplate:
+    """A template with the special tokens that it names."""
+
+    def __init__(self, source: str, special: Dict[str, str]) -> None:
+        """special: bos_token, eos_token, ... as text."""
+        self._special = special
+        try:
+            self._template = _environment().from_string(source)
+        except jinja2.exceptions.TemplateError as error:
+            raise ValueError(f"chat template: {error}") from None
+
+    @classmethod
+    def of(cls, directory: Path, config: Dict[str, Any]) -> Optional[ChatTemplate]:
+        """That of a directory whose tokenizer_config.json is `config`; None where it has none."""
+        file = directory / "chat_template.jinja"
+        source = file.read_text(encoding="utf-8") if file.is_file() else config.get("chat_template")
+        if isinstance(source, list):  # several, by name
+            named = {entry["name"]: entry["template"] for entry in source}
+            source = named.get("default")
+        if source is None:
+            return None
+        special = {name: special_text(config, name) for name in SPECIAL}
+        return cls(source, {name: text for name, text in special.items() if text is not None})
+
+    def render(self, messages: Sequence[Dict[str, Any]], *, prompt: bool = False) -> Rendered:
+        """A conversation; with `prompt` the opening of an answer follows."""
+        try:
+            marked = self._template.render(
+                messages=messages, add_generation_prompt=prompt, tools=None, **self._special
+            )
+        except Exception as error:  # a template is a program: it may fail in any way
+            raise ValueError(f"chat template: {error}") from None
+        return _split(marked)
+
+
+def special_text(config: Dict[str, Any], name: str) -> Optional[str]:
+    """A special token of tokenizer_config.json, which has it as text or as an object."""
+    token = config.get(name)
+    return token.get("content") if isinstance(token, dict) else token

@@ -1,0 +1,39 @@
+#!/bin/bash
+# liblisa.data with real tokenizers and templates.
+#   LISA_DATA_PYTHON   a Python with tokenizers and jinja2; default: the demo's, PYTHON, python3
+# The demo's model is looked at where `make demo` has left it.
+. "$(dirname "$0")/../support/shell.sh"
+
+export LISA_LIBRARY=${LISA_LIBRARY:-$BUILD/liblisa.so}
+export PYTHONPATH=$top/bindings/python PYTHONDONTWRITEBYTECODE=1
+
+for python in "${LISA_DATA_PYTHON:-$top/build/demo/venv/bin/python}" "${PYTHON:-python3}"; do
+    "$python" -c 'import jinja2, tokenizers' 2>/dev/null && break
+    python=
+done
+[ -n "$python" ] || skip "no Python with tokenizers and jinja2 (LISA_DATA_PYTHON)"
+model=$top/build/demo/SmolLM2-135M-Instruct
+cases() { "$python" "$top/tests/slow/data_tokens.py" "$1"; }
+inspect() { "$python" -m liblisa inspect-data "$@"; }
+
+check "templates are rendered as transformers does" cases Templates
+check "a tokenizer and a template from files" cases Directories
+if [ -f "$model/tokenizer.json" ]; then
+    export LISA_DEMO_MODEL=$model
+    check "SmolLM2's conversations" cases SmolLM2
+    check "the demo's data has nothing wrong" inspect "$top/examples/data/train.jsonl" --model "$model"
+    inspect "$top/examples/data/train.jsonl" --model "$model" --max-tokens 40 --json \
+        >"$work/short.json"
+    check "what is cut to nothing is an error" test $? = 1
+    check "and counted" grep -q '"truncated": [1-9]' "$work/short.json"
+else
+    echo "left out: SmolLM2's tokenizer (make demo)"
+fi
+# Nothing that is optional.
+lacking() { "$python" -S -c 'import sys; sys.modules["tokenizers"] = None
+from liblisa.cli import main; sys.exit(main(sys.argv[1:]))' inspect-data x --model "$1"; }
+lacking "$top/tests/data/llama-tied" 2>"$work/lacking"
+check "a missing package is said in one line" grep -qx \
+    "liblisa inspect-data: the package tokenizers is missing: pip install 'liblisa\[data\]'" \
+    "$work/lacking"
+finish
