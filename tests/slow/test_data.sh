@@ -1,5 +1,5 @@
 #!/bin/bash
-# liblisa.data with real tokenizers and templates.
+# liblisa.data and the command with real tokenizers and templates.
 #   LISA_DATA_PYTHON   a Python with tokenizers and jinja2; default: the demo's, PYTHON, python3
 # The demo's model is looked at where `make demo` has left it.
 . "$(dirname "$0")/../support/shell.sh"
@@ -26,6 +26,12 @@ if [ -f "$model/tokenizer.json" ]; then
         >"$work/short.json"
     check "what is cut to nothing is an error" test $? = 1
     check "and counted" grep -q '"truncated": [1-9]' "$work/short.json"
+    tune() { "$python" -m liblisa finetune "$model" "$top/examples/data/heldout.jsonl" \
+        --out "$work/tuned" --steps 2 --batch 1 --valid-fraction 0 "$@"; }
+    check "the command trains it" tune --quiet
+    check "what comes out is looked into" "$python" -m liblisa inspect-data --show 0 \
+        --model "$work/tuned/model" "$top/examples/data/heldout.jsonl"
+    check "and has its figures" test "$(wc -l <"$work/tuned/metrics.jsonl")" = 2
 else
     echo "left out: SmolLM2's tokenizer (make demo)"
 fi

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import argparse
 from itertools import groupby
-from typing import Any, Dict, List
+from typing import Any, Dict
 
 from .. import _ffi
 from .._config import ModelConfig
@@ -15,8 +15,6 @@ from ._report import print_json
 
 NAME = "inspect-data"
 HELP = "what training data comes to as tokens"
-
-_SHOWN_LINES = 8
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -64,14 +62,6 @@ def _summary(found: Survey, max_tokens: int) -> Dict[str, Any]:
     }
 
 
-def _where(lines: List[int]) -> str:
-    if not lines:
-        return ""
-    shown = ", ".join(map(str, lines[:_SHOWN_LINES]))
-    more = f" and {len(lines) - _SHOWN_LINES} more" if len(lines) > _SHOWN_LINES else ""
-    return f" (line {shown}{more})" if len(lines) == 1 else f" ({len(lines)} lines: {shown}{more})"
-
-
 def _print(summary: Dict[str, Any], found: Survey, formatter: Formatter, show: int) -> None:
     tokens, trained = summary["tokens"], summary["trained_tokens"]
     print(
@@ -81,8 +71,7 @@ def _print(summary: Dict[str, Any], found: Survey, formatter: Formatter, show: i
         f"{summary['max_tokens']}; packed: {summary['packed_rows']} rows"
     )
     for finding in found.findings:
-        kind = "error" if finding.fatal else "note"
-        print(f"{kind}: {finding.text}{_where(finding.lines)}")
+        print(f"{'error' if finding.fatal else 'note'}: {finding}")
     for line, example in list(zip(found.lines, found.examples))[:show]:
         print(f"\nline {line}, what is learned in [[ ]]:\n{marked(example, formatter)}")
 

@@ -8,12 +8,25 @@ from ._formatter import Example, Formatter
 from ._records import Record
 
 
+_SHOWN_LINES = 8
+
+
 class Finding(NamedTuple):
     """Something about the data, and the lines that it is about."""
 
     fatal: bool  # training on it would be wrong
     text: str
     lines: List[int]  # empty: all of it
+
+    def __str__(self) -> str:
+        shown = ", ".join(map(str, self.lines[:_SHOWN_LINES]))
+        hidden = len(self.lines) - _SHOWN_LINES
+        if not self.lines:
+            return self.text
+        if len(self.lines) == 1:
+            return f"{self.text} (line {shown})"
+        more = f" and {hidden} more" if hidden > 0 else ""
+        return f"{self.text} ({len(self.lines)} lines: {shown}{more})"
 
 
 class Survey(NamedTuple):

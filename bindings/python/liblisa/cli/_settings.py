@@ -1,0 +1,86 @@
+"""What a training depends on: the same settings and data come to the same bits."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, Dict, Optional
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that a resumed run must have as the run before it."""
+
+    method: str
+    active: int
+    interval: int
+    sampler: str
+    rank: int
+    alpha: float
+    targets: str
+    lr: float
+    schedule: str
+    warmup: float
+    min_lr: float
+    epochs: int
+    steps: Optional[int]
+    batch: int
+    max_tokens: int
+    pack: bool
+    weight_decay: float
+    max_grad_norm: float
+    moments: str
+    valid_fraction: float
+    eval_every: int
+    seed: int
+    backend: str
+
+    def n_steps(self, n_items: int) -> int:
+        """Steps of the run on so many examples or packed rows."""
+        return self.steps or self.epochs * self.steps_per_epoch(n_items)
+
+    def steps_per_epoch(self, n_items: int) -> int:
+        """The last batch of an epoch may be smaller."""
+        return math.ceil(n_items / self.batch)
+
+    def lr_at(self, step: int, n_steps: int) -> float:
+        """Linear warm-up over a part of the run, then the schedule down to a part of the rate."""
+        n_warmup = math.ceil(self.warmup * n_steps)
+        if step < n_warmup:
+            return self.lr * (step + 1) / n_warmup
+        done = (step - n_warmup) / max(1, n_steps - n_warmup)
+        left = {
+            "constant": 1.0,
+            "linear": 1 - done,
+            "cosine": (1 + math.cos(math.pi * done)) / 2,
+        }[self.schedule]
+        return self.lr * (self.min_lr + (1 - self.min_lr) * left)
+
+    def optimizer(self) -> Dict[str, Any]:
+        """Keywords of Optimizer."""
+        options = {
+            "lr": self.lr,
+            "weight_decay": self.weight_decay,
+            "max_grad_norm": self.max_grad_norm,
+            "seed": self.seed,
+            "moments_layers": self.moments,
+        }
+        if self.method != "lora":
+            options["moments_embedding"] = options["moments_head"] = self.moments
+        if self.method == "lisa":
+            options["max_active_layers"] = self.active
+        return options
+
+    def adapter(self) -> Dict[str, Any]:
+        """Keywords of Adapter.create."""
+        targets = self.targets.split(",")
+        return {"rank": self.rank, "alpha": self.alpha, "targets": targets, "seed": self.seed}
+
+    def differences(self, before: Dict[str, Any]) -> str:
+        """What another run had otherwise, in words; empty where nothing."""
+        found = (
+            f"{name.replace('_', '-')} was {before.get(name)}, now {value}"
+            for name, value in asdict(self).items()
+            if before.get(name) != value
+        )
+        return "; ".join(found)

@@ -1,0 +1,176 @@
+"""Fine-tunes a model with LISA, LoRA or full AdamW. Ctrl-C saves and ends with status 130; --resume
+then goes on to the bits of a run without a break."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import random
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any, Dict, List, Tuple
+
+from .._config import ModelConfig
+from .._version import __version__
+from ..data import Example, Formatter, pack, read_records, survey
+from ._metrics import Metrics
+from ._parser import count, size
+from ._run import Data, Run, Saving
+from ._settings import Settings
+
+NAME = "finetune"
+HELP = "train a model on a file of examples"
+
+RUN_FILE = "run.json"
+_LR = {"lisa": 1e-5, "full": 1e-5, "lora": 2e-4}
+
+
+def _add_method(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--method", choices=("lisa", "lora", "full"), default="lisa", help="what trains (lisa)")
+    add("--active", type=count, default=2, metavar="N", help="layers that LISA trains at once (2)")
+    add("--interval", type=count, default=20, metavar="N", help="steps between two draws (20)")
+    add(
+        "--sampler",
+        choices=("uniform", "reshuffle", "round_robin"),
+        default="uniform",
+        help="how LISA draws layers (uniform)",
+    )
+    add("--rank", type=count, default=8, metavar="N", help="rank of LoRA's matrices (8)")
+    add("--alpha", type=float, default=16.0, metavar="X", help="LoRA's scale times its rank (16)")
+    add(
+        "--targets",
+        default="all-linear",
+        metavar="NAMES",
+        help="what LoRA stands beside, with commas: q,v or attention, mlp, ... (all-linear)",
+    )
+
+
+def _add_optimization(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--lr", type=float, metavar="X", help="learning rate (1e-5; 2e-4 for lora)")
+    add(
+        "--schedule",
+        choices=("cosine", "linear", "constant"),
+        default="cosine",
+        help="of the learning rate (cosine)",
+    )
+    add("--warmup", type=float, default=0.03, metavar="X", help="part of the steps (0.03)")
+    add("--min-lr", type=float, default=0.1, metavar="X", help="part of the rate at the end (0.1)")
+    add("--epochs", type=count, default=1, metavar="N", help="times through the data (1)")
+    add("--steps", type=count, metavar="N", help="steps, instead of epochs")
+    add("--batch", type=count, default=4, metavar="N", help="sequences in a batch (4)")
+    add("--max-tokens", type=count, default=512, metavar="N", help="longer ones are cut (512)")
+    add("--pack", action="store_true", help="fill sequences up with several examples")
+    add("--weight-decay", type=float, default=0.0, metavar="X", help="of AdamW (0)")
+    add("--max-grad-norm", type=float, default=1.0, metavar="X", help="clipping; 0: none (1)")
+    add("--moments", choices=("f32", "bf16", "8bit"), default="f32", help="AdamW's moments (f32)")
+    add("--seed", type=int, default=1, metavar="N", help="of data, layers and rounding (1)")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of this subcommand."""
+    add = parser.add_argument
+    add("model", metavar="MODEL", help="a Hugging Face directory")
+    add("data", metavar="DATA.jsonl", help="examples, as inspect-data takes them")
+    add("--out", required=True, metavar="DIR", help="gets the result, checkpoints and metrics")
+    _add_method(parser)
+    _add_optimization(parser)
+    add("--valid-fraction", type=float, default=0.05, metavar="X", help="held out (0.05)")
+    add("--eval-every", type=int, default=50, metavar="N", help="steps; the last always (50)")
+    add("--save-every", type=int, default=0, metavar="N", help="steps between checkpoints (none)")
+    add("--keep", type=count, default=2, metavar="N", help="checkpoints that are kept (2)")
+    add("--resume", action="store_true", help="go on in DIR from its newest whole checkpoint")
+    add("--backend", default="cpu", metavar="NAME", help="cpu, cuda, ... (cpu)")
+    add("--threads", type=count, metavar="N", help="threads (as many as there are)")
+    add("--budget", type=size, metavar="SIZE", help="memory there is, such as 8G (no limit)")
+    add("--log-every", type=count, default=10, metavar="N", help="steps between lines (10)")
+    add("--quiet", action="store_true", help="print errors alone")
+
+
+def _examples(options: argparse.Namespace, config: ModelConfig) -> List[Example]:
+    """The file's examples; what inspect-data calls an error is one here."""
+    formatter = Formatter.open(options.model, max_tokens=options.max_tokens)
+    found = survey(read_records(options.data), formatter, vocab_size=config.vocab_size)
+    for finding in found.findings:
+        if finding.fatal:
+            raise ValueError(f"{options.data}: {finding}")
+    return found.examples
+
+
+Parts = Tuple[List[Example], List[Example]]
+
+
+def split(examples: List[Example], fraction: float, seed: int) -> Parts:
+    """What is trained on and what is held out, by chance."""
+    n_valid = round(fraction * len(examples))
+    if n_valid >= len(examples):
+        raise ValueError(f"--valid-fraction {fraction} leaves nothing to train on")
+    held_out = set(random.Random(seed).sample(range(len(examples)), n_valid))
+    parts: Parts = ([], [])
+    for number, example in enumerate(examples):
+        parts[number in held_out].append(example)
+    return parts
+
+
+def _settings(options: argparse.Namespace, config: ModelConfig) -> Settings:
+    options.lr = _LR[options.method] if options.lr is None else options.lr
+    options.max_tokens = min(options.max_tokens, config.max_positions)
+    options.active = min(options.active, config.n_layers)
+    return Settings(**{field.name: getattr(options, field.name) for field in fields(Settings)})
+
+
+def _about(options: argparse.Namespace, settings: Settings) -> Dict[str, Any]:
+    """What run.json says. The output directory must be empty, or hold the run to go on with."""
+    out = Path(options.out)
+    about: Dict[str, Any] = {
+        "liblisa": __version__,
+        "model": str(Path(options.model).resolve()),
+        "data": str(Path(options.data).resolve()),
+        "data_sha256": hashlib.sha256(Path(options.data).read_bytes()).hexdigest(),
+        "settings": asdict(settings),
+    }
+    if options.resume:
+        before = json.loads((out / RUN_FILE).read_text(encoding="utf-8"))
+        if before["data_sha256"] != about["data_sha256"]:
+            raise ValueError(f"--resume: {options.data} has changed")
+        differences = settings.differences(before["settings"])
+        if differences:
+            raise ValueError(f"--resume: {differences}")
+    elif out.exists() and any(out.iterdir()):
+        raise FileExistsError(f"{out} is not empty: give another directory, or --resume")
+    return about
+
+
+def run(options: argparse.Namespace) -> int:
+    """Runs this subcommand."""
+    config = ModelConfig.read(options.model)
+    settings = _settings(options, config)
+    train, valid = split(_examples(options, config), settings.valid_fraction, settings.seed)
+    data = Data(pack(train, settings.max_tokens) if settings.pack else train, valid)
+    about, out, n_items = _about(options, settings), Path(options.out), len(data.train)
+    metrics = Metrics(
+        out / "metrics.jsonl",
+        settings.n_steps(n_items),
+        settings.steps_per_epoch(n_items),
+        options.quiet,
+        options.log_every,
+    )
+    saving = Saving(options.save_every, options.keep)
+    with Run(settings, data, out, saving, metrics) as training:
+        training.open(options.model, options.budget, options.threads)
+        if options.resume:
+            training.resume()
+        else:
+            out.mkdir(parents=True, exist_ok=True)
+            (out / RUN_FILE).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+        signal = training.train()
+        if signal is not None:
+            if not options.quiet:
+                print(f"saved after step {training.first}; --resume goes on from there")
+            return 128 + signal
+        result = training.save()
+    if not options.quiet:
+        print(result)
+    return 0
