@@ -100,8 +100,11 @@ static lisa_status find_newest(const char *directory, char path[PATH_MAX]) {
             return lisa__fail(LISA_E_NOTFOUND, "%s: holds no checkpoint that is whole", directory);
         lisa__checkpoint_name(name, newest.step);
         LISA_TRY(lisa__path_join(path, directory, name));
-        if (lisa_checkpoint_verify(path, NULL) == LISA_OK)
+        const lisa_status status = lisa_checkpoint_verify(path, NULL);
+        if (status == LISA_OK)
             break;
+        if (status != LISA_E_FORMAT && status != LISA_E_NOTFOUND)
+            return status;
         newest.below = newest.step;
     }
     lisa__error_restore(&kept);

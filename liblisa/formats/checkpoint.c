@@ -12,8 +12,8 @@
 #include <xxhash.h>
 
 /* Of the description: real ones have a hundred bytes for each tensor. Its checksum follows it. */
-#define MAX_META ((uint64_t)1 << 24)
-enum { SUM_DIGITS = 16, CHUNK = 1 << 20 };
+#define MAX_META ((uint64_t)1 << 22)
+enum { SUM_DIGITS = 16, CHUNK = LISA__CHECKPOINT_CHUNK };
 
 static uint64_t sum_of(const void *data, uint64_t n) {
     return XXH3_64bits(data, n);
@@ -109,7 +109,10 @@ static lisa_status describe(struct writing *w, char **text, const char *name) {
     snprintf(grown + n, SUM_DIGITS + 1, "%016llx", (unsigned long long)sum_of(grown, n));
     w->meta = grown;
     w->meta_bytes = n + SUM_DIGITS;
-    return LISA_OK;
+    return w->meta_bytes <= MAX_META
+               ? LISA_OK
+               : lisa__fail(LISA_E_UNSUPPORTED, "%s: a description of %llu bytes, at most %llu",
+                            name, (unsigned long long)w->meta_bytes, (unsigned long long)MAX_META);
 }
 
 static lisa_status write(lisa_context *context, const char *directory, const char *name,
@@ -201,7 +204,8 @@ static lisa_status check_sections(const struct lisa__checkpoint *c) {
         return lisa__fail(LISA_E_FORMAT, "%s: %zu sections are described, %u are there", c->path,
                           json_object_size(sections), lisa__checkpoint_sections(c));
     for (void *i = json_object_iter(sections); i != NULL; i = json_object_iter_next(sections, i))
-        if (lisa__checkpoint_find(c, json_object_iter_key(i)) == NULL)
+        if (lisa__checkpoint_find(c, json_object_iter_key(i)) == NULL ||
+            strcmp(json_object_iter_key(i), LISA__CHECKPOINT_META) == 0)
             return lisa__fail(LISA_E_FORMAT, "%s: section \"%.200s\" is not there", c->path,
                               json_object_iter_key(i));
     return LISA_OK;
@@ -231,8 +235,9 @@ void lisa__checkpoint_close(struct lisa__checkpoint *c) {
     memset(c, 0, sizeof *c);
 }
 
-static lisa_status verify_staged(const struct lisa__checkpoint *c, const char *name,
-                                 unsigned char *staging) {
+lisa_status lisa__checkpoint_read(const struct lisa__checkpoint *c, const char *name,
+                                  unsigned char *staging, lisa__checkpoint_reader read,
+                                  void *user) {
     const struct lisa__st_tensor *t = lisa__checkpoint_find(c, name);
     uint64_t wanted;
     XXH3_state_t state;
@@ -242,6 +247,8 @@ static lisa_status verify_staged(const struct lisa__checkpoint *c, const char *n
         const uint64_t n = t->bytes - at < CHUNK ? t->bytes - at : CHUNK;
         LISA_TRY(lisa__weights_read(c->file, t, at, staging, n));
         XXH3_64bits_update(&state, staging, n);
+        if (read != NULL)
+            LISA_TRY(read(user, at, n, staging));
     }
     if (XXH3_64bits_digest(&state) != wanted)
         return lisa__fail(LISA_E_FORMAT,
@@ -250,11 +257,18 @@ static lisa_status verify_staged(const struct lisa__checkpoint *c, const char *n
     return LISA_OK;
 }
 
+static lisa_status poll(void *user, uint64_t at, uint64_t n, const void *bytes) {
+    (void)at;
+    (void)n;
+    (void)bytes;
+    return user == NULL ? LISA_OK : lisa__poll(user);
+}
+
 lisa_status lisa__checkpoint_verify_section(const struct lisa__checkpoint *c, const char *name) {
     unsigned char *staging = malloc(CHUNK);
     if (staging == NULL)
         return lisa__fail(LISA_E_NOMEM, "%s: out of memory to read it", c->path);
-    const lisa_status status = verify_staged(c, name, staging);
+    const lisa_status status = lisa__checkpoint_read(c, name, staging, poll, c->context);
     free(staging);
     return status;
 }

@@ -1,5 +1,5 @@
-/* checkpoint.h - one file with the state of a training: a safetensors file whose first words are a
- * description in JSON with a checksum of everything else (docs/checkpoint.md). */
+/* checkpoint.h - one file with the state of a training: a safetensors file with a description in
+ * JSON that has a checksum of everything else (docs/checkpoint.md). */
 #ifndef LISA_FORMATS_CHECKPOINT_H
 #define LISA_FORMATS_CHECKPOINT_H
 
@@ -89,6 +89,14 @@ void lisa__checkpoint_close(struct lisa__checkpoint *c);
 /* Reads everything: LISA_E_FORMAT names the section whose checksum differs. */
 lisa_status lisa__checkpoint_verify(const struct lisa__checkpoint *c);
 lisa_status lisa__checkpoint_verify_section(const struct lisa__checkpoint *c, const char *name);
+
+/* Reads a section that is there, LISA__CHECKPOINT_CHUNK bytes at a time through `staging`, and
+ * gives each stretch to `read` (or NULL): LISA_E_FORMAT at the end where its checksum differs. */
+#define LISA__CHECKPOINT_CHUNK (1 << 20)
+typedef lisa_status (*lisa__checkpoint_reader)(void *user, uint64_t at, uint64_t n,
+                                               const void *bytes);
+lisa_status lisa__checkpoint_read(const struct lisa__checkpoint *c, const char *name,
+                                  unsigned char *staging, lisa__checkpoint_reader read, void *user);
 
 /* NULL where there is none of that name. */
 const struct lisa__st_tensor *lisa__checkpoint_find(const struct lisa__checkpoint *c,

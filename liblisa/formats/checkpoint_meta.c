@@ -148,6 +148,8 @@ static lisa_status read_optimizer(struct lisa__checkpoint_record *r, const json_
     LISA_TRY(read_u32(source, "embedding_rows", UINT32_MAX, &r->rows));
     LISA_TRY(read_u32(source, "rows_used", r->rows, &r->rows_used));
     LISA_TRY(lisa__checkpoint_number(source.object, "updates", path, &r->updates));
+    if (r->updates >> 53 != 0)
+        return lisa__fail(LISA_E_FORMAT, "%s: \"updates\": below 2^53 expected", path);
     const json_t *moments = json_object_get(source.object, "moments");
     for (size_t i = 0; i < 3; i++) {
         const json_int_t kind = json_integer_value(json_array_get(moments, i));
@@ -183,8 +185,11 @@ static lisa_status read_groups(struct lisa__checkpoint_record *r, const json_t *
     if (r->groups == NULL)
         return lisa__fail(LISA_E_NOMEM, "%s: out of memory for its groups", path);
     r->n_groups = (uint32_t)n;
-    for (uint32_t g = 0; g < r->n_groups; g++)
+    for (uint32_t g = 0; g < r->n_groups; g++) {
         LISA_TRY(read_group(&r->groups[g], json_array_get(list, g), path));
+        if (r->groups[g].steps > r->updates)
+            return lisa__fail(LISA_E_FORMAT, "%s: \"groups\": more steps than updates", path);
+    }
     return LISA_OK;
 }
 
@@ -208,7 +213,7 @@ static lisa_status read_adapter(struct lisa__checkpoint_record *r, const json_t 
 static lisa_status read_sampler_numbers(lisa_sampler_options *s, struct lisa__json_source source) {
     LISA_TRY(read_u32(source, "kind", LISA_SAMPLER_FIXED, &s->kind));
     LISA_TRY(read_u32(source, "n_layers", LISA_SAMPLER_MAX_LAYERS, &s->n_layers));
-    LISA_TRY(read_u32(source, "n_active", s->n_layers, &s->n_active));
+    LISA_TRY(read_u32(source, "n_active", UINT32_MAX, &s->n_active));
     LISA_TRY(read_u32(source, "interval_steps", UINT32_MAX, &s->interval_steps));
     LISA_TRY(read_u32(source, "max_active", UINT32_MAX, &s->max_active));
     LISA_TRY(read_u32(source, "descending", 1, &s->descending));
@@ -232,6 +237,24 @@ static lisa_status read_list(void **out, const json_t *object, const char *key, 
                : lisa__fail(LISA_E_NOMEM, "%s: out of memory for its sampler", path);
 }
 
+static lisa_status read_weight(double *out, struct lisa__json_source source, size_t i) {
+    const json_t *value = json_array_get(json_object_get(source.object, "weights"), i);
+    *out = json_number_value(value);
+    return json_is_number(value)
+               ? LISA_OK
+               : lisa__fail(LISA_E_FORMAT, "%s: \"sampler.weights\": numbers expected",
+                            source.file);
+}
+
+static lisa_status read_layer(uint32_t *out, struct lisa__json_source source, size_t i) {
+    const json_t *value = json_array_get(json_object_get(source.object, "layers"), i);
+    const json_int_t layer = json_integer_value(value);
+    *out = (uint32_t)layer;
+    return json_is_integer(value) && layer >= 0 && layer < LISA_SAMPLER_MAX_LAYERS
+               ? LISA_OK
+               : lisa__fail(LISA_E_FORMAT, "%s: \"sampler.layers\": layers expected", source.file);
+}
+
 static lisa_status read_sampler(struct lisa__checkpoint_record *r, const json_t *meta,
                                 const char *path) {
     struct lisa__json_source source;
@@ -247,11 +270,9 @@ static lisa_status read_sampler(struct lisa__checkpoint_record *r, const json_t 
     LISA_TRY(read_list(&layers, source.object, "layers", s->n_active, sizeof(uint32_t), path));
     s->layers = layers;
     for (uint32_t l = 0; weights != NULL && l < s->n_layers; l++)
-        ((double *)weights)[l] =
-            json_number_value(json_array_get(json_object_get(source.object, "weights"), l));
+        LISA_TRY(read_weight((double *)weights + l, source, l));
     for (uint32_t i = 0; layers != NULL && i < s->n_active; i++)
-        ((uint32_t *)layers)[i] = (uint32_t)json_integer_value(
-            json_array_get(json_object_get(source.object, "layers"), i));
+        LISA_TRY(read_layer((uint32_t *)layers + i, source, i));
     return LISA_OK;
 }
 

@@ -1,8 +1,7 @@
 #include "model/base.h"
 
-#include "model/fill.h"
-
 #include <stdio.h>
+#include <string.h>
 
 #define XXH_INLINE_ALL
 #include <xxhash.h>
@@ -27,6 +26,8 @@ static lisa_status sum_of_file(const lisa_model *model, const struct lisa__st_te
 static uint64_t sum_of_drawn(const lisa_model *model, uint32_t index) {
     char text[256];
     const struct lisa__tensor_desc *d = &model->base.descs[index];
+    uint64_t std; /* its bits: text of a double is the locale's */
+    memcpy(&std, &model->config.init_std, sizeof std);
     const int n =
         snprintf(text, sizeof text, "seed %llu std %a dtype %u tensor %u role %u %llux%llu",
                  (unsigned long long)model->seed, model->config.init_std,
@@ -88,11 +89,15 @@ lisa_status lisa__base_check(const lisa_model *model, uint32_t index) {
         model->base.descs[index].name, model->directory);
 }
 
-lisa_status lisa__base_restore(lisa_model *model, uint32_t index) {
+lisa_status lisa__base_restore(lisa_model *model, uint32_t index, const struct lisa__fill *fill) {
     struct lisa__tensor *t = &model->base.tensors[index];
-    LISA_TRY(lisa__make_writable(model, model->base.descs[index].group));
-    LISA_TRY(t->source != NULL ? lisa__fill_from_file(model, index)
-                               : lisa__fill_random(model, index, model->seed));
+    if (t->source == NULL)
+        LISA_TRY(lisa__fill_random(model, index, model->seed, fill));
+    else
+        LISA_TRY(lisa__fill_from_file(model, index, fill));
+    if (t->source != NULL && t->file_sum != model->base_sums[index])
+        return lisa__fail(LISA_E_IO, "%s: tensor \"%s\" was changed since it was opened",
+                          lisa__weights_path(model->files, t->source), t->source->name);
     t->changed = 0;
     return LISA_OK;
 }

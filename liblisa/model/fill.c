@@ -12,8 +12,7 @@
 /* Elements that are staged at once; every staged buffer is of doubles or less. Of masters (a float
  * each, the weight's 16 bits, and up to a float of low bits) it holds half as many. */
 enum { CHUNK = 1 << 18, MASTERS = CHUNK / 2 };
-#define STAGING_BYTES (LISA__STAGING_BYTES / 2)
-_Static_assert(STAGING_BYTES == CHUNK * sizeof(double), "one chunk a buffer");
+_Static_assert(LISA__FILL_BYTES == CHUNK * sizeof(double), "one chunk a buffer");
 
 static void convert(void *dst, uint32_t dst_dtype, const void *src, uint32_t src_dtype, size_t n) {
     for (size_t i = 0; i < n; i++)
@@ -28,36 +27,29 @@ static uint64_t chunk_of(uint64_t begin, uint64_t end) {
     return end - begin < CHUNK ? end - begin : CHUNK;
 }
 
-/* Two staging buffers, one for each side of a conversion; `device` instead of b where the
- * conversion is made there. */
-struct staging {
-    lisa_context *context;
-    void *a, *b, *device;
-};
-
-static void staging_end(struct staging *s) {
+void lisa__fill_end(struct lisa__fill *s) {
     lisa_backend *be = s->context->be;
-    lisa__release(s->context, LISA_MEM_STAGING, s->a, STAGING_BYTES);
-    lisa__release(s->context, LISA_MEM_STAGING, s->b, STAGING_BYTES);
+    lisa__release(s->context, LISA_MEM_STAGING, s->a, LISA__FILL_BYTES);
+    lisa__release(s->context, LISA_MEM_STAGING, s->b, LISA__FILL_BYTES);
     if (s->device != NULL)
-        be->ops->release(be, s->device, LISA_MEM_STAGING, STAGING_BYTES);
+        be->ops->release(be, s->device, LISA_MEM_STAGING, LISA__FILL_BYTES);
 }
 
-static lisa_status staging_begin(struct staging *s, lisa_context *context, int on_device) {
+lisa_status lisa__fill_begin(struct lisa__fill *s, lisa_context *context, int on_device) {
     lisa_backend *be = context->be;
     lisa_status status;
-    *s = (struct staging){.context = context};
-    s->a = lisa__alloc(context, LISA_MEM_STAGING, STAGING_BYTES, &status);
+    *s = (struct lisa__fill){.context = context};
+    s->a = lisa__alloc(context, LISA_MEM_STAGING, LISA__FILL_BYTES, &status);
     if (status == LISA_OK && on_device)
-        status = be->ops->alloc(be, &s->device, LISA_MEM_STAGING, STAGING_BYTES);
+        status = be->ops->alloc(be, &s->device, LISA_MEM_STAGING, LISA__FILL_BYTES);
     else if (status == LISA_OK)
-        s->b = lisa__alloc(context, LISA_MEM_STAGING, STAGING_BYTES, &status);
+        s->b = lisa__alloc(context, LISA_MEM_STAGING, LISA__FILL_BYTES, &status);
     if (status != LISA_OK)
-        staging_end(s);
+        lisa__fill_end(s);
     return status;
 }
 
-static lisa_status fill_from_file(lisa_model *model, uint32_t index, const struct staging *s) {
+lisa_status lisa__fill_from_file(lisa_model *model, uint32_t index, const struct lisa__fill *s) {
     struct lisa__tensor *t = &model->base.tensors[index];
     const uint64_t n = model->base.descs[index].n_elements;
     const size_t size = lisa__dtype_size(t->source->dtype);
@@ -78,14 +70,6 @@ static lisa_status fill_from_file(lisa_model *model, uint32_t index, const struc
     t->file_sum = XXH3_64bits_digest(&sum);
     t->is_summed = 1;
     return LISA_OK;
-}
-
-lisa_status lisa__fill_from_file(lisa_model *model, uint32_t index) {
-    struct staging s;
-    LISA_TRY(staging_begin(&s, model->context, 0));
-    const lisa_status status = fill_from_file(model, index, &s);
-    staging_end(&s);
-    return status;
 }
 
 /* Elements 2 * pair and 2 * pair + 1 of a tensor. */
@@ -127,23 +111,20 @@ static void random_chunk(const lisa_model *model, uint32_t index, uint64_t seed,
     }
 }
 
-lisa_status lisa__fill_random(lisa_model *model, uint32_t index, uint64_t seed) {
+lisa_status lisa__fill_random(lisa_model *model, uint32_t index, uint64_t seed,
+                              const struct lisa__fill *s) {
     const struct lisa__tensor *t = &model->base.tensors[index];
     const uint64_t n = model->base.descs[index].n_elements;
-    struct staging s;
-    LISA_TRY(staging_begin(&s, model->context, 0));
-    lisa_status status = LISA_OK;
-    for (uint64_t at = 0; at < n && status == LISA_OK; at += CHUNK) {
+    for (uint64_t at = 0; at < n; at += CHUNK) {
         const uint64_t count = chunk_of(at, n);
-        random_chunk(model, index, seed, at, count, s.a);
+        random_chunk(model, index, seed, at, count, s->a);
         /* Rounded to the file's type first, so that every backend starts from the same values. */
-        convert(s.b, t->file_dtype, s.a, LISA_DTYPE_F64, count);
-        convert(s.a, t->value.dtype, s.b, t->file_dtype, count);
-        status = model->be->ops->upload(model->be, element_at(&t->value, at), s.a,
-                                        count * lisa__dtype_size(t->value.dtype));
+        convert(s->b, t->file_dtype, s->a, LISA_DTYPE_F64, count);
+        convert(s->a, t->value.dtype, s->b, t->file_dtype, count);
+        LISA_TRY(model->be->ops->upload(model->be, element_at(&t->value, at), s->a,
+                                        count * lisa__dtype_size(t->value.dtype)));
     }
-    staging_end(&s);
-    return status;
+    return LISA_OK;
 }
 
 lisa_status lisa__typed_get_staged(lisa_model *model, const lisa_typed *value, uint64_t at,
@@ -159,12 +140,12 @@ lisa_status lisa__typed_get_staged(lisa_model *model, const lisa_typed *value, u
 lisa_status lisa__typed_get(lisa_model *model, const lisa_typed *value, uint64_t begin, uint64_t n,
                             void *out, uint32_t dtype) {
     lisa_status status = LISA_OK;
-    void *staging = lisa__alloc(model->context, LISA_MEM_STAGING, STAGING_BYTES, &status);
+    void *staging = lisa__alloc(model->context, LISA_MEM_STAGING, LISA__FILL_BYTES, &status);
     for (uint64_t done = 0; done < n && status == LISA_OK; done += CHUNK)
         status = lisa__typed_get_staged(model, value, begin + done, chunk_of(done, n),
                                         (unsigned char *)out + done * lisa__dtype_size(dtype),
                                         dtype, staging);
-    lisa__release(model->context, LISA_MEM_STAGING, staging, STAGING_BYTES);
+    lisa__release(model->context, LISA_MEM_STAGING, staging, LISA__FILL_BYTES);
     return status;
 }
 
@@ -190,7 +171,7 @@ static lisa_status upload_converted(lisa_model *model, const lisa_typed *value, 
 /* Split on the device, and copied from there: weights and low bits may lie in host memory. */
 static lisa_status write_some_masters(lisa_model *model, const lisa_typed *weight, void *low,
                                       uint64_t count, const void *data, uint32_t dtype,
-                                      const struct staging *s) {
+                                      const struct lisa__fill *s) {
     lisa_backend *be = model->be;
     float *values = s->device, *low_bits = values + MASTERS;
     const lisa_master op = {
@@ -209,7 +190,7 @@ static lisa_status write_some_masters(lisa_model *model, const lisa_typed *weigh
 
 static lisa_status write_masters(lisa_model *model, const struct lisa__tensor *t, uint64_t at,
                                  void *low, uint64_t count, const void *data, uint32_t dtype,
-                                 const struct staging *s) {
+                                 const struct lisa__fill *s) {
     for (uint64_t i = 0; i < count; i += MASTERS) {
         const lisa_typed weight = {element_at(&t->value, at + i), t->value.dtype};
         LISA_TRY(write_some_masters(
@@ -221,7 +202,7 @@ static lisa_status write_masters(lisa_model *model, const struct lisa__tensor *t
 }
 
 static lisa_status put_chunk(lisa_model *model, uint32_t index, uint64_t at, uint64_t count,
-                             const void *data, uint32_t dtype, const struct staging *s) {
+                             const void *data, uint32_t dtype, const struct lisa__fill *s) {
     const struct lisa__tensor *t = &model->base.tensors[index];
     if (t->low == NULL || t->rows != NULL)
         return upload_converted(model, &t->value, at, count, data, dtype, s->a);
@@ -232,7 +213,7 @@ static lisa_status put_chunk(lisa_model *model, uint32_t index, uint64_t at, uin
 
 /* Of the rows that train, after the weights themselves. */
 static lisa_status put_row_masters(lisa_model *model, uint32_t index, const void *data,
-                                   uint32_t dtype, const struct staging *s) {
+                                   uint32_t dtype, const struct lisa__fill *s) {
     const struct lisa__tensor *t = &model->base.tensors[index];
     const uint64_t width = model->base.descs[index].shape[1];
     for (uint32_t slot = 0; slot < t->rows->n_used; slot++)
@@ -290,7 +271,7 @@ lisa_status lisa__make_writable(lisa_model *model, uint32_t group) {
 }
 
 static lisa_status put_all(lisa_model *model, uint32_t index, const void *data, uint32_t dtype,
-                           const struct staging *s) {
+                           const struct lisa__fill *s) {
     const struct lisa__tensor *t = &model->base.tensors[index];
     const uint64_t n = model->base.descs[index].n_elements;
     for (uint64_t at = 0; at < n; at += CHUNK)
@@ -302,17 +283,18 @@ static lisa_status put_all(lisa_model *model, uint32_t index, const void *data, 
 
 lisa_status lisa__tensor_put(lisa_model *model, uint32_t index, const void *data, uint32_t dtype) {
     const struct lisa__tensor_desc *d = &model->base.descs[index];
-    struct staging s;
+    struct lisa__fill s;
     LISA_TRY(lisa__model_check(model));
     LISA_TRY(check_finite(d->name, d->dtype, d->n_elements, data, dtype));
-    LISA_TRY(staging_begin(&s, model->context, 1));
+    LISA_TRY(lisa__fill_begin(&s, model->context, 1));
     lisa_status status = lisa__make_writable(model, d->group);
     if (status == LISA_OK) {
         model->base.tensors[index].changed = 1;
-        lisa__change_begin(&model->base, "a write of a tensor");
-        status = lisa__change_end(&model->base, put_all(model, index, data, dtype, &s));
+        status = lisa__change_begin(&model->base, "a write of a tensor");
+        if (status == LISA_OK)
+            status = lisa__change_end(&model->base, put_all(model, index, data, dtype, &s));
     }
-    staging_end(&s);
+    lisa__fill_end(&s);
     model->version++;
     return status;
 }
@@ -331,12 +313,13 @@ lisa_status lisa__values_put(lisa_model *model, struct lisa__parameters *p, uint
     const lisa_typed *value = &p->tensors[index].value;
     lisa_status status;
     LISA_TRY(check_finite(p->descs[index].name, value->dtype, n, data, dtype));
-    void *staging = lisa__alloc(model->context, LISA_MEM_STAGING, STAGING_BYTES, &status);
+    void *staging = lisa__alloc(model->context, LISA_MEM_STAGING, LISA__FILL_BYTES, &status);
     if (staging == NULL)
         return status;
-    lisa__change_begin(p, "a write of a tensor");
-    status = lisa__change_end(p, upload_all(model, value, begin, n, data, dtype, staging));
-    lisa__release(model->context, LISA_MEM_STAGING, staging, STAGING_BYTES);
+    status = lisa__change_begin(p, "a write of a tensor");
+    if (status == LISA_OK)
+        status = lisa__change_end(p, upload_all(model, value, begin, n, data, dtype, staging));
+    lisa__release(model->context, LISA_MEM_STAGING, staging, LISA__FILL_BYTES);
     return status;
 }
 
@@ -353,14 +336,14 @@ static void uniform_chunk(double *out, uint64_t at, uint64_t count, double bound
 
 lisa_status lisa__fill_uniform(lisa_model *model, const lisa_typed *value, uint64_t n, double bound,
                                uint64_t seed, uint64_t stream) {
-    struct staging s;
-    LISA_TRY(staging_begin(&s, model->context, 0));
+    struct lisa__fill s;
+    LISA_TRY(lisa__fill_begin(&s, model->context, 0));
     lisa_status status = LISA_OK;
     for (uint64_t at = 0; at < n && status == LISA_OK; at += CHUNK) {
         const uint64_t count = chunk_of(at, n);
         uniform_chunk(s.a, at, count, bound, seed, stream);
         status = upload_converted(model, value, at, count, s.a, LISA_DTYPE_F64, s.b);
     }
-    staging_end(&s);
+    lisa__fill_end(&s);
     return status;
 }

@@ -4,12 +4,23 @@
 
 #include "model/model.h"
 
+/* Staging memory of LISA__FILL_BYTES each, one for each side of a conversion; `device` instead of b
+ * where the conversion is made there. end() is owed where begin succeeds. */
+#define LISA__FILL_BYTES (LISA__STAGING_BYTES / 2)
+struct lisa__fill {
+    lisa_context *context;
+    void *a, *b, *device;
+};
+lisa_status lisa__fill_begin(struct lisa__fill *s, lisa_context *context, int on_device);
+void lisa__fill_end(struct lisa__fill *s);
+
 /* A tensor's values from its place in the files, converted to the type it is held as. */
-lisa_status lisa__fill_from_file(lisa_model *model, uint32_t index);
+lisa_status lisa__fill_from_file(lisa_model *model, uint32_t index, const struct lisa__fill *s);
 
 /* Norm weights 1, biases 0, all else normal(0, init_std) by Box and Muller's method from
  * Philox(seed, element / 2, tensor), rounded to the config's dtype. */
-lisa_status lisa__fill_random(lisa_model *model, uint32_t index, uint64_t seed);
+lisa_status lisa__fill_random(lisa_model *model, uint32_t index, uint64_t seed,
+                              const struct lisa__fill *s);
 
 /* n values uniform in +-bound from Philox(seed, element / 4, stream), rounded to float. */
 lisa_status lisa__fill_uniform(lisa_model *model, const lisa_typed *value, uint64_t n, double bound,

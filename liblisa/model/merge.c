@@ -153,7 +153,7 @@ static lisa_status merge(struct merge *m) {
     LISA_TRY(make_writable(m->adapter));
     m->writes = 1;
     m->adapter->model->version++;
-    lisa__change_begin(base, "a merge");
+    LISA_TRY(lisa__change_begin(base, "a merge"));
     return lisa__change_end(base, merge_all(m));
 }
 

@@ -227,6 +227,24 @@ static lisa_status begin_stream(lisa_model *model, const lisa_model_options *opt
     return lisa__stream_begin(model);
 }
 
+static lisa_status fill_tensor(lisa_model *model, uint32_t index, uint64_t seed) {
+    struct lisa__fill fill;
+    if (model->base.descs[index].mapped)
+        return LISA_OK;
+    LISA_TRY(lisa__fill_begin(&fill, model->context, 0));
+    const lisa_status status = model->files == NULL ? lisa__fill_random(model, index, seed, &fill)
+                                                    : lisa__fill_from_file(model, index, &fill);
+    lisa__fill_end(&fill);
+    return status;
+}
+
+/* From the files, what is not mapped there; without files by chance. */
+static lisa_status fill_all(lisa_model *model, uint64_t seed) {
+    for (uint32_t i = 0; i < model->base.n; i++)
+        LISA_TRY(fill_tensor(model, i, seed));
+    return LISA_OK;
+}
+
 static lisa_status open_into(lisa_model *model, const lisa_model_options *options) {
     LISA_TRY(lisa__weights_open(&model->files, model->context, model->directory,
                                 options->load != LISA_LOAD_COPY));
@@ -235,9 +253,7 @@ static lisa_status open_into(lisa_model *model, const lisa_model_options *option
     report_unused(model);
     LISA_TRY(begin_stream(model, options));
     LISA_TRY(alloc_loaded(model));
-    for (uint32_t i = 0; i < model->base.n; i++)
-        if (!model->base.descs[i].mapped)
-            LISA_TRY(lisa__fill_from_file(model, i));
+    LISA_TRY(fill_all(model, 0));
     model->config.weights_dtype = model->base.tensors[0].file_dtype;
     if (options->load == LISA_LOAD_COPY) {
         lisa__weights_close(model->files);
@@ -274,8 +290,7 @@ static lisa_status create_into(lisa_model *model, const lisa_model_options *opti
     LISA_TRY(set_kinds(model));
     LISA_TRY(begin_stream(model, options));
     LISA_TRY(alloc_loaded(model));
-    for (uint32_t i = 0; i < model->base.n; i++)
-        LISA_TRY(lisa__fill_random(model, i, options->seed));
+    LISA_TRY(fill_all(model, options->seed));
     return LISA_OK;
 }
 
@@ -327,8 +342,10 @@ void lisa__model_release(lisa_model *model) {
     lisa__context_release(context);
 }
 
-void lisa__change_begin(struct lisa__parameters *p, const char *what) {
+lisa_status lisa__change_begin(struct lisa__parameters *p, const char *what) {
+    LISA_TRY(lisa__parameters_check(p));
     p->torn = what;
+    return LISA_OK;
 }
 
 lisa_status lisa__change_end(struct lisa__parameters *p, lisa_status status) {
@@ -341,8 +358,8 @@ lisa_status lisa__parameters_check(const struct lisa__parameters *p) {
     if (p->torn == NULL)
         return LISA_OK;
     return lisa__fail(LISA_E_STATE,
-                      "the backend failed in the middle of %s, which left weights that are of no "
-                      "step: open them again",
+                      "a failure in the middle of %s left weights that are of no step: open them "
+                      "again, or load a checkpoint",
                       p->torn);
 }
 

@@ -36,7 +36,7 @@ struct lisa__parameters {
     struct lisa__tensor_desc *descs; /* [n], in group order */
     struct lisa__tensor *tensors;    /* [n] */
     uint32_t n;
-    const char *torn; /* the change that a failed backend left half made, or NULL */
+    const char *torn; /* the change that a failure left half made, or NULL */
 };
 
 /* See stream.h. */
@@ -99,10 +99,10 @@ void lisa__model_release(lisa_model *model);
 lisa_status lisa__model_check(const lisa_model *model);
 lisa_status lisa__model_check_files(const lisa_model *model);
 
-/* A backend that fails between these leaves values and states that are neither the old ones nor
- * the new: lisa__parameters_check says so for ever after. `what` is kept; the end returns status.
- */
-void lisa__change_begin(struct lisa__parameters *p, const char *what);
+/* What fails between these leaves values and states that are neither the old ones nor the new:
+ * lisa__parameters_check says so until a checkpoint is loaded. `what` is kept. begin refuses what
+ * is torn already; end returns status. */
+lisa_status lisa__change_begin(struct lisa__parameters *p, const char *what);
 lisa_status lisa__change_end(struct lisa__parameters *p, lisa_status status);
 lisa_status lisa__parameters_check(const struct lisa__parameters *p);
 

@@ -188,7 +188,8 @@ lisa_status lisa__layer_enter(lisa_model *model, uint32_t layer, uint32_t next) 
 lisa_status lisa__layer_leave(lisa_model *model, uint32_t layer) {
     if (!is_streamed(model, layer))
         return LISA_OK;
+    const uint32_t b = buffer_of(model, layer);
     place(model, layer, host_of(model, layer));
-    return model->be->ops->transfer_free(model->be,
-                                         LISA__BUFFER_TRANSFERS + buffer_of(model, layer));
+    return b == BUFFERS ? LISA_OK
+                        : model->be->ops->transfer_free(model->be, LISA__BUFFER_TRANSFERS + b);
 }

@@ -50,14 +50,32 @@ static lisa_status embed_backward(const struct lisa__run *run, uint32_t role) {
     return run->be->ops->embed_backward(run->be, &op);
 }
 
+/* A layer's weights are in their place again, also where the block fails. */
+static lisa_status through_layer(const struct lisa__run *run, uint32_t layer, uint32_t next,
+                                 lisa_status (*block)(const struct lisa__run *run,
+                                                      uint32_t layer)) {
+    struct lisa__error_kept kept;
+    lisa_status status = lisa__layer_enter(run->model, layer, next);
+    if (status == LISA_OK)
+        status = block(run, layer);
+    if (status == LISA_OK)
+        return lisa__layer_leave(run->model, layer);
+    lisa__error_keep(&kept);
+    (void)lisa__layer_leave(run->model, layer);
+    lisa__error_restore(&kept);
+    return status;
+}
+
+static lisa_status block_forward(const struct lisa__run *run, uint32_t layer) {
+    return lisa__block_forward(run, layer, 0);
+}
+
 lisa_status lisa__trunk_forward(const struct lisa__run *run) {
     LISA_TRY(embed_forward(run, LISA__EMBED_W));
     LISA_TRY(embed_forward(run, LISA__POSITION_W));
     for (uint32_t layer = 0; layer < run->model->config.n_layers; layer++) {
         LISA_TRY(lisa__poll(run->model->context));
-        LISA_TRY(lisa__layer_enter(run->model, layer, layer + 1));
-        LISA_TRY(lisa__block_forward(run, layer, 0));
-        LISA_TRY(lisa__layer_leave(run->model, layer));
+        LISA_TRY(through_layer(run, layer, layer + 1, block_forward));
     }
     return LISA_OK;
 }
@@ -72,9 +90,7 @@ lisa_status lisa__trunk_backward(const struct lisa__run *run) {
         /* Not between updates. */
         if (run->model->sink.take == NULL)
             LISA_TRY(lisa__poll(run->model->context));
-        LISA_TRY(lisa__layer_enter(run->model, layer, layer > 0 ? layer - 1 : n_layers));
-        LISA_TRY(lisa__block_backward(run, layer));
-        LISA_TRY(lisa__layer_leave(run->model, layer));
+        LISA_TRY(through_layer(run, layer, layer > 0 ? layer - 1 : n_layers, lisa__block_backward));
     }
     if (lowest != 0)
         return LISA_OK;

@@ -225,13 +225,16 @@ static lisa_status look_at(void *arg, const char *name) {
     return LISA_OK;
 }
 
-static lisa_status remove_oldest(const char *directory, uint64_t own, uint32_t keep, int *more) {
+static lisa_status remove_oldest(const char *directory, uint64_t own, uint32_t keep,
+                                 uint64_t *removed, int *more) {
     struct old old = {.own = own, .oldest = own};
     char name[NAME_MAX + 1], path[PATH_MAX];
     LISA_TRY(lisa__list_directory(directory, &old, look_at));
-    *more = old.n > keep && old.oldest != own;
+    /* A listing may still have what is gone. */
+    *more = old.n > keep && old.oldest != own && old.oldest != *removed;
     if (!*more)
         return LISA_OK;
+    *removed = old.oldest;
     lisa__checkpoint_name(name, old.oldest);
     LISA_TRY(lisa__path_join(path, directory, name));
     return lisa__io->unlink(path) == 0 || errno == ENOENT ? LISA_OK : lisa__io_fail("remove", path);
@@ -242,10 +245,11 @@ static void remove_old(const lisa_optimizer *o, const char *directory,
                        const struct lisa__checkpoint_extra *saved) {
     struct lisa__error_kept kept;
     lisa_status status = LISA_OK;
+    uint64_t removed = saved->step;
     int more = saved->keep != 0;
     lisa__error_keep(&kept);
     while (more && status == LISA_OK)
-        status = remove_oldest(directory, saved->step, saved->keep, &more);
+        status = remove_oldest(directory, saved->step, saved->keep, &removed, &more);
     lisa__error_restore(&kept);
     if (status != LISA_OK)
         lisa__log(o->model->context, LISA_LOG_WARN, "%s: old checkpoints could not be removed",

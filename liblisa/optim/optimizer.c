@@ -116,8 +116,9 @@ static lisa_status check_offload(const lisa_optimizer *o) {
                       "lisa_optimizer_options.scratch_dir: OFFLOAD needs a directory on a disk");
 }
 
-static lisa_status clear_outcome(const lisa_optimizer *o) {
+lisa_status lisa__optimizer_forget_updates(lisa_optimizer *o) {
     lisa_backend *be = o->model->be;
+    o->confirmed = o->unsettled = 0;
     LISA_TRY(be->ops->zero(be, o->memory.squares, o->shape.n_tensors * sizeof(double)));
     return be->ops->zero(be, o->memory.outcome, sizeof *o->memory.outcome);
 }
@@ -128,7 +129,7 @@ static lisa_status alloc_state(lisa_optimizer *o) {
     LISA_TRY(lisa__layout_alloc(&o->layout, context));
     lisa__state_layout(&o->layout, &o->memory, &o->shape);
     LISA_TRY(lisa__layout_check(&o->layout));
-    LISA_TRY(clear_outcome(o));
+    LISA_TRY(lisa__optimizer_forget_updates(o));
     LISA_TRY(alloc_tables(o));
     return lisa__scratch_create(&o->away, context, o->options.scratch_dir,
                                 lisa__offload_bytes(&o->shape));
@@ -244,7 +245,7 @@ void lisa__optimizer_destroy(lisa_optimizer *o) {
     if (model->optimizer == o) {
         lisa__optimizer_unlend(o);
         if (disown_all(o) != LISA_OK)
-            lisa__change_begin(&model->base, "the return of a layer to the host's memory");
+            (void)lisa__change_begin(&model->base, "the return of a layer to the host's memory");
         model->optimizer = NULL;
         model->sink = (struct lisa__gradient_sink){NULL, NULL};
     }

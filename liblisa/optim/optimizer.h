@@ -76,6 +76,9 @@ struct lisa__state lisa__optimizer_held(const lisa_optimizer *o, uint32_t group)
 /* A slot for a layer: its own where each has one, else the first that is free. */
 void lisa__optimizer_take_slot(lisa_optimizer *o, uint32_t group);
 
+/* The device has made no update, and none is under way. */
+lisa_status lisa__optimizer_forget_updates(lisa_optimizer *o);
+
 /* Takes back what was lent to the tensors. */
 void lisa__optimizer_unlend(lisa_optimizer *o);
 
@@ -102,9 +105,8 @@ lisa_status lisa__optimizer_claim(lisa_optimizer *o, const struct lisa__rows *ro
 /* Takes those back that were not updated. */
 void lisa__optimizer_unclaim(lisa_optimizer *o);
 
-/* Gives slots 0 to n - 1 of a map without any to these rows. 0 where a row is none of the table's
- * or comes twice. */
-int lisa__optimizer_set_rows(lisa_optimizer *o, const uint32_t *rows, uint32_t n);
+/* The first n rows that row_of has, all different, have slots, and no others. */
+void lisa__optimizer_set_rows(lisa_optimizer *o, uint32_t n);
 
 /* Elements of a tensor's gradient in use: all, or those of the rows that have a slot. */
 uint64_t lisa__gradient_in_use(const lisa_optimizer *o, uint32_t index);

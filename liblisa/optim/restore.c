@@ -7,13 +7,15 @@
 
 #include <string.h>
 
-enum { CHUNK = 1 << 20 };
+_Static_assert(LISA__FILL_BYTES >= LISA__CHECKPOINT_CHUNK, "one staging memory serves both");
 
 struct loading {
     lisa_optimizer *o;
     const struct lisa__checkpoint *c;
-    uint8_t *changed; /* [tensors of the model] */
-    unsigned char *staging;
+    const uint64_t *base_sums;
+    uint8_t *changed;       /* [tensors of the model] */
+    uint8_t *rows_seen;     /* [rows of the embedding], where some of them train */
+    struct lisa__fill fill; /* taken before anything changes, as all memory is */
     uint32_t n_sections;
 };
 
@@ -22,8 +24,8 @@ struct loading {
 static lisa_status differs(const struct lisa__checkpoint *c, const char *what, double there,
                            double here) {
     return there == here ? LISA_OK
-                         : lisa__fail(LISA_E_INVAL, "%s: made with %s %g, here it is %g", c->path,
-                                      what, there, here);
+                         : lisa__fail(LISA_E_INVAL, "%s: made with %s %.17g, here it is %.17g",
+                                      c->path, what, there, here);
 }
 
 static lisa_status check_options(const struct loading *l) {
@@ -66,6 +68,11 @@ static lisa_status check_groups(const struct loading *l) {
         return lisa__fail(LISA_E_INVAL, "%s: trains the head, train_head is 0 here", l->c->path);
     for (uint32_t g = 1; g < head; g++) {
         n_active += groups[g].active;
+        if (groups[g].has_state && o->max_active == 0)
+            return lisa__fail(LISA_E_INVAL,
+                              "%s: holds states of layers, the optimizer has max_active_layers of "
+                              "none",
+                              l->c->path);
         if (groups[g].has_state && !groups[g].active && o->shape.policy == LISA_STATE_DROP)
             return lisa__fail(LISA_E_FORMAT, "%s: a frozen layer has a state under DROP",
                               l->c->path);
@@ -120,36 +127,84 @@ static lisa_status check_sections(struct loading *l) {
     return LISA_OK;
 }
 
+static lisa_status check_row(void *user, uint64_t at, uint64_t n, const void *bytes) {
+    const struct loading *l = user;
+    const uint32_t *rows = bytes;
+    (void)at;
+    for (uint64_t i = 0; i < n / sizeof *rows; i++) {
+        if (rows[i] >= l->o->model->config.vocab_size || l->rows_seen[rows[i]])
+            return lisa__fail(LISA_E_FORMAT,
+                              "%s: \"" LISA__CHECKPOINT_ROWS "\" has a row twice, "
+                              "or none of the embedding",
+                              l->c->path);
+        l->rows_seen[rows[i]] = 1;
+    }
+    return LISA_OK;
+}
+
+static lisa_status check_rows(struct loading *l) {
+    const uint64_t n = l->o->model->config.vocab_size;
+    lisa_status status;
+    if (l->o->shape.embedding_rows == 0)
+        return LISA_OK;
+    l->rows_seen = lisa__alloc(l->o->model->context, LISA_MEM_HANDLES, n, &status);
+    if (l->rows_seen == NULL)
+        return status;
+    memset(l->rows_seen, 0, n);
+    status = lisa__checkpoint_read(l->c, LISA__CHECKPOINT_ROWS, l->fill.a, check_row, l);
+    lisa__release(l->o->model->context, LISA_MEM_HANDLES, l->rows_seen, n);
+    return status;
+}
+
+/* What will be written can be, and what is to come back is there. */
+static lisa_status reserve(const struct loading *l) {
+    lisa_model *model = l->o->model;
+    for (uint32_t i = 0; i < model->base.n; i++) {
+        if (!l->changed[i] && !model->base.tensors[i].changed)
+            continue;
+        LISA_TRY(lisa__reserve_group(model, model->base.descs[i].group));
+        if (!l->changed[i])
+            LISA_TRY(lisa__base_check(model, i));
+    }
+    return LISA_OK;
+}
+
 static lisa_status check(struct loading *l) {
     lisa_model *model = l->o->model;
-    const uint64_t *sums;
     LISA_TRY(check_options(l));
     LISA_TRY(check_adapter(l));
     LISA_TRY(check_groups(l));
     LISA_TRY(lisa__optimizer_check_bound(l->o));
     LISA_TRY(lisa__model_check_files(model));
-    LISA_TRY(lisa__base_sums(model, &sums));
-    LISA_TRY(lisa__checkpoint_check_base(l->c, model->base.descs, sums, model->base.n));
+    LISA_TRY(lisa__checkpoint_check_base(l->c, model->base.descs, l->base_sums, model->base.n));
     LISA_TRY(check_sections(l));
-    for (uint32_t i = 0; i < model->base.n; i++)
-        if (model->base.tensors[i].changed && !l->changed[i])
-            LISA_TRY(lisa__base_check(model, i));
-    return lisa__checkpoint_verify(l->c);
+    LISA_TRY(check_rows(l));
+    LISA_TRY(lisa__checkpoint_verify(l->c));
+    return reserve(l);
 }
 
 /* ---- putting in place ---- */
 
-static lisa_status put_section(void *user, struct lisa__section *section) {
-    struct loading *l = user;
-    lisa_backend *be = l->o->model->be;
-    const struct lisa__st_tensor *t = lisa__checkpoint_find(l->c, section->name);
-    unsigned char *to = (unsigned char *)(uintptr_t)section->data;
-    for (uint64_t at = 0; at < section->bytes && !section->on_host; at += CHUNK) {
-        const uint64_t n = section->bytes - at < CHUNK ? section->bytes - at : CHUNK;
-        LISA_TRY(lisa__weights_read(l->c->file, t, at, l->staging, n));
-        LISA_TRY(be->ops->upload(be, to + at, l->staging, n));
-    }
+struct destination {
+    lisa_backend *be;
+    unsigned char *to;
+    uint32_t on_host;
+};
+
+static lisa_status put_bytes(void *user, uint64_t at, uint64_t n, const void *bytes) {
+    const struct destination *d = user;
+    if (!d->on_host)
+        return d->be->ops->upload(d->be, d->to + at, bytes, n);
+    memcpy(d->to + at, bytes, n);
     return LISA_OK;
+}
+
+/* Verified again: a file may change between two readings. */
+static lisa_status put_section(void *user, struct lisa__section *section) {
+    const struct loading *l = user;
+    struct destination d = {l->o->model->be, (unsigned char *)(uintptr_t)section->data,
+                            section->on_host};
+    return lisa__checkpoint_read(l->c, section->name, l->fill.a, put_bytes, &d);
 }
 
 /* As it was before the first mask. */
@@ -172,11 +227,13 @@ static lisa_status forget_all(lisa_optimizer *o) {
 static lisa_status prepare_weights(const struct loading *l) {
     lisa_model *model = l->o->model;
     for (uint32_t i = 0; i < model->base.n; i++) {
+        if (!l->changed[i] && !model->base.tensors[i].changed)
+            continue;
+        LISA_TRY(lisa__make_writable(model, model->base.descs[i].group));
         if (l->changed[i])
-            LISA_TRY(lisa__make_writable(model, model->base.descs[i].group));
-        else if (model->base.tensors[i].changed)
-            LISA_TRY(lisa__base_restore(model, i));
-        model->base.tensors[i].changed = l->changed[i];
+            model->base.tensors[i].changed = 1;
+        else
+            LISA_TRY(lisa__base_restore(model, i, &l->fill));
     }
     return LISA_OK;
 }
@@ -194,20 +251,6 @@ static void set_groups(const struct loading *l) {
             (to->active || (to->has_state && lisa__is_kept(&o->shape))))
             lisa__optimizer_take_slot(o, g);
     }
-}
-
-static lisa_status set_rows(const struct loading *l) {
-    const uint32_t n = l->c->record.rows_used;
-    const struct lisa__st_tensor *t = lisa__checkpoint_find(l->c, LISA__CHECKPOINT_ROWS);
-    if (l->o->shape.embedding_rows == 0)
-        return LISA_OK;
-    LISA_TRY(lisa__weights_read(l->c->file, t, 0, l->o->rows.row_of, n * sizeof(uint32_t)));
-    if (!lisa__optimizer_set_rows(l->o, l->o->rows.row_of, n))
-        return lisa__fail(LISA_E_FORMAT,
-                          "%s: \"" LISA__CHECKPOINT_ROWS "\" has a row twice, or "
-                          "none of the embedding",
-                          l->c->path);
-    return LISA_OK;
 }
 
 static lisa_status own_active(lisa_optimizer *o) {
@@ -233,10 +276,11 @@ static lisa_status restore(struct loading *l) {
     const struct lisa__content content = content_of(l, 1);
     LISA_TRY(lisa__wait_for_transfers(o->model));
     LISA_TRY(forget_all(o));
+    LISA_TRY(lisa__optimizer_forget_updates(o));
     LISA_TRY(prepare_weights(l));
     set_groups(l);
-    LISA_TRY(set_rows(l));
     LISA_TRY(lisa__content_visit(&content, put_section, l));
+    lisa__optimizer_set_rows(o, l->c->record.rows_used);
     LISA_TRY(own_active(o));
     set_counts(l);
     lisa__optimizer_lend(o);
@@ -245,27 +289,43 @@ static lisa_status restore(struct loading *l) {
 
 static lisa_status load(struct loading *l) {
     struct lisa__parameters *base = &l->o->model->base;
+    LISA_TRY(check(l));
     const lisa_status settled = lisa__optimizer_settle(l->o, 1);
     if (settled != LISA_E_NONFINITE) /* an update that was not made is no loss now */
         LISA_TRY(settled);
-    LISA_TRY(check(l));
-    lisa__change_begin(base, "a load of a checkpoint");
+    /* Over whatever was torn before: all of it is replaced. */
+    base->torn = "a load of a checkpoint";
     if (l->o->adapter != NULL)
-        lisa__change_begin(l->o->trained, "a load of a checkpoint");
+        l->o->trained->torn = base->torn;
     const lisa_status status = lisa__change_end(base, restore(l));
     return l->o->adapter != NULL ? lisa__change_end(l->o->trained, status) : status;
+}
+
+/* On a refusal the model holds what it held. */
+static lisa_status load_reserved(struct loading *l) {
+    lisa_model *model = l->o->model;
+    uint32_t before[LISA__PARTS];
+    memcpy(before, model->reserved, sizeof before);
+    const lisa_status status = load(l);
+    if (status != LISA_OK && model->base.torn == NULL)
+        lisa__model_unreserve(model, before);
+    return status;
 }
 
 lisa_status lisa__checkpoint_load(lisa_optimizer *o, const struct lisa__checkpoint *c) {
     lisa_context *context = o->model->context;
     struct loading l = {.o = o, .c = c};
     lisa_status status;
+    /* They are read through staging memory of their own, which is planned once. */
+    LISA_TRY(lisa__base_sums(o->model, &l.base_sums));
     l.changed = lisa__alloc(context, LISA_MEM_HANDLES, o->model->base.n, &status);
-    if (status == LISA_OK)
-        l.staging = lisa__alloc(context, LISA_MEM_STAGING, CHUNK, &status);
-    if (status == LISA_OK)
-        status = load(&l);
-    lisa__release(context, LISA_MEM_STAGING, l.staging, CHUNK);
+    if (l.changed == NULL)
+        return status;
+    status = lisa__fill_begin(&l.fill, context, 0);
+    if (status == LISA_OK) {
+        status = load_reserved(&l);
+        lisa__fill_end(&l.fill);
+    }
     lisa__release(context, LISA_MEM_HANDLES, l.changed, o->model->base.n);
     return status;
 }

@@ -58,17 +58,11 @@ static int take_slots(struct lisa__row_map *map, const struct lisa__rows *rows) 
     return 1;
 }
 
-int lisa__optimizer_set_rows(lisa_optimizer *o, const uint32_t *rows, uint32_t n) {
+void lisa__optimizer_set_rows(lisa_optimizer *o, uint32_t n) {
     struct lisa__row_map *map = &o->rows;
-    for (uint32_t slot = 0; slot < n; slot++) {
-        if (rows[slot] >= o->model->config.vocab_size || map->slot_of[rows[slot]] != 0)
-            return 0;
-        map->row_of[slot] = rows[slot];
-        map->slot_of[rows[slot]] = slot + 1;
-        map->n_used = slot + 1;
-    }
-    o->rows_kept = o->rows_before = n;
-    return 1;
+    for (uint32_t slot = 0; slot < n; slot++)
+        map->slot_of[map->row_of[slot]] = slot + 1;
+    map->n_used = o->rows_kept = o->rows_before = n;
 }
 
 /* Moments and the low bits of bf16 begin as zeros, which they are. */

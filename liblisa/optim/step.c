@@ -64,8 +64,6 @@ static lisa_status update_all(const lisa_optimizer *o) {
 }
 
 static void count_update(lisa_optimizer *o) {
-    for (uint32_t i = 0; i < o->trained->n; i++)
-        o->trained->tensors[i].changed |= o->trained->tensors[i].gradient != NULL;
     for (uint32_t g = 0; g < o->n_layers + 2; g++)
         o->groups[g].steps += o->groups[g].active;
     o->model->version++;
@@ -218,7 +216,7 @@ lisa_status lisa__optimizer_take(void *self, uint32_t tensor) {
     LISA_TRY(square_tensor(o, tensor));
     LISA_TRY(judge(o, tensor, 1));
     o->trained->tensors[tensor].changed = 1;
-    lisa__change_begin(o->trained, "an update");
+    LISA_TRY(lisa__change_begin(o->trained, "an update"));
     LISA_TRY(lisa__change_end(o->trained, update_tensor(o, tensor)));
     LISA_TRY(check_taken(o));
     if (lisa__is_sparse(&o->shape, tensor))
@@ -228,10 +226,16 @@ lisa_status lisa__optimizer_take(void *self, uint32_t tensor) {
                          lisa__gradient_in_use(o, tensor) * o->model->real_size);
 }
 
+static void mark_changed(const lisa_optimizer *o) {
+    for (uint32_t i = 0; i < o->trained->n; i++)
+        o->trained->tensors[i].changed |= o->trained->tensors[i].gradient != NULL;
+}
+
 /* What backward has not updated already, and the count of it. */
 static lisa_status update(lisa_optimizer *o) {
     if (!o->options.update_in_backward) {
         o->updates++;
+        mark_changed(o); /* also where only some of it comes to be */
         LISA_TRY(update_all(o));
     }
     count_update(o);
@@ -260,7 +264,7 @@ static lisa_status step(lisa_optimizer *o, lisa_step_stats *stats) {
     if (!o->options.update_in_backward)
         LISA_TRY(square_all(o));
     LISA_TRY(judge(o, 0, o->trained->n));
-    lisa__change_begin(o->trained, "an update");
+    LISA_TRY(lisa__change_begin(o->trained, "an update"));
     lisa_status status = update(o);
     /* A window without targets counts no step, which the next one has to know. */
     if (status == LISA_OK)

@@ -233,7 +233,7 @@ lisa_status lisa__optimizer_apply_mask(lisa_optimizer *o, const uint8_t *mask, u
                           o->window.n_backward);
     LISA_TRY(lisa__optimizer_settle(o, 1));
     LISA_TRY(lisa__model_check(o->model));
-    lisa__change_begin(o->trained, "a swap");
+    LISA_TRY(lisa__change_begin(o->trained, "a swap"));
     LISA_TRY(lisa__change_end(o->trained, swap(o, n_groups)));
     o->model->version++;
     lisa__optimizer_lend(o);

@@ -1,7 +1,8 @@
-/* Calls of CUDA fail in turn while a whole model is opened, trained, swapped, written, saved and
- * merged: once, for ever after, and with the device lost. Each is told in one line and nothing
- * leaks. After a single failure the same call goes on to the same weights as if nothing had
- * happened, unless it came in the middle of a change: then nothing uses the weights any more.
+/* Calls of CUDA fail in turn while a whole model is opened, trained, swapped, written, saved,
+ * loaded and merged: once, for ever after, and with the device lost. Each is told in one line and
+ * nothing leaks. After a single failure the same call goes on to the same weights as if nothing had
+ * happened, unless it came in the middle of a change: then nothing uses the weights any more, until
+ * a checkpoint is loaded, from which training goes on to the same weights, too.
  *
  * LISA_TEST_FAULTS says which: every nth call. */
 #include "host_device.h"
@@ -39,8 +40,8 @@ typedef struct scenario {
     rig r;
     const struct fault *fault;
     uint64_t nth, n_told;
-    int torn;
-    double *weights;
+    int torn, keeps;
+    double *weights, *trained; /* of the calm one: at its end, and when it has trained */
     size_t n_weights;
 } scenario;
 
@@ -103,11 +104,23 @@ static lisa_status save(const rig *r) {
     return lisa_model_save(r->model, out, NULL);
 }
 
-static int train(scenario *s, const rig_spec *spec) {
+static lisa_status save_checkpoint(const rig *r) {
+    char out[sizeof saved + 16];
+    snprintf(out, sizeof out, "%s/checkpoints", saved);
+    return lisa_checkpoint_save(r->optimizer, out, 1, NULL);
+}
+
+static lisa_status load_checkpoint(const rig *r) {
+    char path[sizeof saved + 64];
+    snprintf(path, sizeof path, "%s/checkpoints/checkpoint-000000000001.safetensors", saved);
+    return lisa_checkpoint_load(r->optimizer, path, NULL);
+}
+
+/* Steps 1 to 3, with what comes between them. */
+static int train_on(scenario *s, const rig_spec *spec) {
     rig *r = &s->r;
     lisa_step_stats stats = {.struct_size = sizeof stats};
-    TRY(s, lisa_optimizer_create(&r->optimizer, r->model, &spec->optimizer));
-    for (uint64_t step = 0; step < 3; step++)
+    for (uint64_t step = 1; step < 3; step++)
         TRY(s, set_and_step(r, step, step == 1 ? NULL : &stats));
     if (spec->adapted == 0)
         TRY(s, write_norm(r));
@@ -115,6 +128,16 @@ static int train(scenario *s, const rig_spec *spec) {
     /* Also tells how that one ended. */
     TRY(s, lisa_optimizer_group_steps(r->optimizer, 0, &(uint64_t){0}));
     return 1;
+}
+
+static int train(scenario *s, const rig_spec *spec) {
+    rig *r = &s->r;
+    TRY(s, lisa_optimizer_create(&r->optimizer, r->model, &spec->optimizer));
+    TRY(s, set_and_step(r, 0, NULL));
+    TRY(s, save_checkpoint(r));
+    TRY(s, set_and_step(r, 1, NULL));
+    TRY(s, load_checkpoint(r));
+    return train_on(s, spec);
 }
 
 /* 1 when it came to its end. */
@@ -136,6 +159,8 @@ static int run(scenario *s, const rig_spec *spec) {
     }
     if (!train(s, spec))
         return 0;
+    if (s->keeps)
+        s->trained = rig_snapshot(r, &s->n_weights);
     TRY(s, lisa_model_evaluate(r->model, r->batch, &loss, NULL, NULL));
     lisa_generate_options options;
     OK(lisa_generate_options_init(&options, sizeof options));
@@ -162,6 +187,16 @@ static void assert_refused(const scenario *s, const rig_spec *spec) {
     ck_assert(is_torn(lisa_model_evaluate(r->model, r->batch, &loss, NULL, NULL)));
     OK(lisa_model_open(&again, r->context, saved, &spec->model));
     lisa_model_destroy(again);
+}
+
+/* What was torn is whole again, whatever it was. */
+static void assert_healed(scenario *s, const rig_spec *spec, const scenario *calm) {
+    uint64_t steps;
+    OK(load_checkpoint(&s->r));
+    OK(lisa_optimizer_group_steps(s->r.optimizer, 0, &steps));
+    ck_assert_uint_eq(steps, spec->adapted ? 0 : 1);
+    ck_assert_int_eq(train_on(s, spec), 1);
+    rig_assert_unchanged(&s->r, calm->trained, calm->n_weights);
 }
 
 static uint64_t calls_so_far(void) {
@@ -201,6 +236,7 @@ static void make_spec(rig_spec *spec, const struct way *way) {
 
 static uint64_t run_calm(scenario *s, const rig_spec *spec) {
     s->fault = &FAULTS[0];
+    s->keeps = 1;
     OK(lisa_context_create(&s->r.context, &spec->context)); /* the device is there now */
     lisa_context_destroy(s->r.context);
     ON_HOST_DEVICE(hostdevice_reset)();
@@ -221,6 +257,8 @@ static void run_disturbed(scenario *s, const rig_spec *spec, const scenario *cal
                   s->fault->name, (unsigned long long)s->nth);
     if (s->torn)
         assert_refused(s, spec);
+    if (s->torn && s->r.optimizer != NULL)
+        assert_healed(s, spec, calm);
     if (ended)
         rig_assert_unchanged(&s->r, calm->weights, calm->n_weights);
     clear(s);
@@ -242,6 +280,7 @@ START_TEST(test_every_call) {
         n_faults++;
     }
     free(calm.weights);
+    free(calm.trained);
     printf("%s: %llu of %llu calls, %llu in the middle of a change\n", fault->name,
            (unsigned long long)n_faults, (unsigned long long)n_calls, (unsigned long long)n_torn);
     char command[sizeof saved + 16];

@@ -316,6 +316,90 @@ START_TEST(test_other_adapters) {
 }
 END_TEST
 
+/* States of layers that rest, for an optimizer that has no place for any. */
+START_TEST(test_no_layers) {
+    const uint8_t none[] = {1, 0, 0, 0, 1};
+    rig_spec spec;
+    rig r;
+    make_directory();
+    make_spec(&spec, &WAYS[_i == 0 ? 5 : 6]);
+    rig_make(&r, &spec);
+    lisa_sampler *sampler = make_sampler(1);
+    OK(train(&r, sampler, 0, CUT));
+    OK(lisa_optimizer_apply_mask(r.optimizer, none, 5));
+    save(&r, sampler, CUT);
+    rig_destroy(&r);
+    lisa_sampler_destroy(sampler);
+    spec.optimizer.max_active_layers = LISA_NO_LAYERS;
+    refuse_spec(&spec, LISA_E_INVAL, "max_active_layers");
+    remove_directory();
+}
+END_TEST
+
+/* BERNOULLI ignores n_active, which may then be anything. */
+START_TEST(test_any_sampler) {
+    static const double chances[] = {0.5, 1, 0.25};
+    static const uint32_t layers[] = {2, 0};
+    lisa_sampler_options options;
+    lisa_sampler *sampler, *again;
+    rig_spec spec;
+    rig r;
+    char path[128];
+    uint8_t mask[2][5];
+    make_directory();
+    make_spec(&spec, &WAYS[1]);
+    rig_make(&r, &spec);
+    OK(lisa_sampler_options_init(&options, sizeof options));
+    options.kind = (uint32_t)_i;
+    options.n_layers = 3;
+    options.n_active = _i == LISA_SAMPLER_BERNOULLI ? 4000000000u : 2;
+    options.weights = chances;
+    options.layers = layers;
+    options.interval_steps = 0xFFFFFFFFu;
+    options.seed = UINT64_MAX;
+    OK(lisa_sampler_create(&sampler, &options));
+    save(&r, sampler, CUT);
+    path_of(path, CUT);
+    OK(lisa_checkpoint_sampler(&again, path));
+    for (uint64_t step = 0; step < 20; step++) {
+        OK(lisa_sampler_mask(sampler, step << 32, mask[0], 5));
+        OK(lisa_sampler_mask(again, step << 32, mask[1], 5));
+        ck_assert_mem_eq(mask[0], mask[1], 5);
+    }
+    lisa_sampler_destroy(again);
+    lisa_sampler_destroy(sampler);
+    rig_destroy(&r);
+    remove_directory();
+}
+END_TEST
+
+/* Under a limit of what is held, a load takes no more than opening took, but for its tables. */
+START_TEST(test_go_back_under_a_limit) {
+    rig_spec spec;
+    rig r;
+    char path[128];
+    uint64_t held = 0;
+    make_directory();
+    make_spec(&spec, &WAYS[1]);
+    rig_make(&r, &spec);
+    OK(lisa_checkpoint_save(r.optimizer, directory, CUT, NULL));
+    for (uint32_t c = 0; c < LISA_MEM_CLASSES; c++) {
+        uint64_t peak;
+        OK(lisa_context_memory(r.context, c, NULL, &peak));
+        held += peak;
+    }
+    rig_destroy(&r);
+    spec.context.memory_limit = held + 65536;
+    rig_make(&r, &spec);
+    OK(train(&r, NULL, 0, 2));
+    path_of(path, CUT);
+    OK(lisa_checkpoint_load(r.optimizer, path, NULL));
+    OK(train(&r, NULL, 0, 2));
+    rig_destroy(&r);
+    remove_directory();
+}
+END_TEST
+
 START_TEST(test_not_in_a_window) {
     rig_spec spec;
     rig r;
@@ -398,6 +482,9 @@ static Suite *make_suite(void) {
     tcase_add_loop_test(tcase, test_from_files, 0, 2);
     tcase_add_test(tcase, test_refusals);
     tcase_add_test(tcase, test_other_adapters);
+    tcase_add_loop_test(tcase, test_no_layers, 0, 2);
+    tcase_add_loop_test(tcase, test_any_sampler, LISA_SAMPLER_UNIFORM, LISA_SAMPLER_FIXED + 1);
+    tcase_add_test(tcase, test_go_back_under_a_limit);
     tcase_add_test(tcase, test_not_in_a_window);
     tcase_add_test(tcase, test_keep);
     suite_add_tcase(suite, tcase);
