@@ -36,8 +36,9 @@ LISA_API lisa_status lisa_checkpoint_options_init(lisa_checkpoint_options *optio
  * removes the oldest above `keep`. `step` is the host's: the number of steps that are done, say.
  * The file appears whole or not at all, on disk before it has its name; one of that name is
  * replaced. Nothing of the training changes. The first call reads the model's files once for their
- * checksums. options may be NULL. LISA_E_STATE inside an accumulation window; LISA_E_IO;
- * LISA_E_CANCELLED. */
+ * checksums. options may be NULL. LISA_E_STATE inside an accumulation window; LISA_E_IO,
+ * LISA_E_NOTFOUND of the disk; LISA_E_NOMEM, LISA_E_BUDGET; LISA_E_CANCELLED; LISA_E_NONFINITE where
+ * an update that was made without stats failed, which is told now. */
 LISA_API lisa_status lisa_checkpoint_save(lisa_optimizer *optimizer, const char *directory,
                                           uint64_t step, const lisa_checkpoint_options *options);
 
@@ -46,7 +47,7 @@ typedef struct lisa_checkpoint_info {
     size_t struct_size;
     uint64_t step;
     uint64_t blob_bytes;
-    uint64_t bytes; /* of all weights and state */
+    uint64_t bytes; /* of all that it holds */
     uint32_t format;
     uint32_t n_layers;
     uint32_t has_sampler;
@@ -59,17 +60,20 @@ typedef struct lisa_checkpoint_info {
 LISA_API lisa_status lisa_checkpoint_verify(const char *path, lisa_checkpoint_info *info);
 
 /* Writes the path of the newest file in a directory that lisa_checkpoint_verify passes, with its
- * NUL, to path[path_bytes]. LISA_E_NOTFOUND where there is none, also where there is no directory;
- * LISA_E_INVAL where the path is longer. Threads: any. */
+ * NUL, to path[path_bytes], past those that are damaged. LISA_E_NOTFOUND where there is none, also
+ * where there is no directory; LISA_E_INVAL where the path is longer; another failure to verify the
+ * newest (LISA_E_UNSUPPORTED, LISA_E_IO, LISA_E_NOMEM) as it is. Threads: any. */
 LISA_API lisa_status lisa_checkpoint_find(const char *directory, char *path, size_t path_bytes);
 
 /* Makes optimizer and model (and the adapter that it trains) what they were: step by step they go
  * on to the same bits. The optimizer is one of the same model and of options that give its state
  * the same shape: state_policy, moments_*, embedding_rows; slots enough for the layers that train.
- * It may have trained meanwhile: what has changed since is undone. Everything is verified first,
- * and a refusal changes nothing: LISA_E_INVAL names the option, or the tensor in which the base
- * differs; LISA_E_FORMAT what is damaged. Where the file cannot be read to its end after all
- * (LISA_E_IO), the model is LISA_E_STATE for every use until a load succeeds. info may be NULL. */
+ * It may have trained meanwhile: what has changed since is undone. An open
+ * window is void. Everything is verified first and all memory taken, and a refusal changes nothing:
+ * LISA_E_INVAL names the option, or the tensor in which the base differs; LISA_E_FORMAT what is
+ * damaged; LISA_E_NOMEM, LISA_E_BUDGET; LISA_E_CANCELLED. Where the file cannot be read to its end
+ * after all (LISA_E_IO), the model is LISA_E_STATE for every use until a load with this optimizer
+ * succeeds. info may be NULL. */
 LISA_API lisa_status lisa_checkpoint_load(lisa_optimizer *optimizer, const char *path,
                                           lisa_checkpoint_info *info);
 
