@@ -37,8 +37,8 @@ LISA_API lisa_status lisa_checkpoint_options_init(lisa_checkpoint_options *optio
  * The file appears whole or not at all, on disk before it has its name; one of that name is
  * replaced. Nothing of the training changes. The first call reads the model's files once for their
  * checksums. options may be NULL. LISA_E_STATE inside an accumulation window; LISA_E_IO,
- * LISA_E_NOTFOUND of the disk; LISA_E_NOMEM, LISA_E_BUDGET; LISA_E_CANCELLED; LISA_E_NONFINITE where
- * an update that was made without stats failed, which is told now. */
+ * LISA_E_NOTFOUND of the disk; LISA_E_NOMEM, LISA_E_BUDGET; LISA_E_CANCELLED; LISA_E_NONFINITE
+ * where an update that was made without stats failed, which is told now. */
 LISA_API lisa_status lisa_checkpoint_save(lisa_optimizer *optimizer, const char *directory,
                                           uint64_t step, const lisa_checkpoint_options *options);
 
