@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import liblisa
+from liblisa.data import Example, Formatter, read_records
 
 import report
-from conversations import ChatTokenizer, Message, read_conversations
 from finetune import History, Recipe, Step, finetune, schedule
 from memory import AnonymousPeak, status_bytes
 from plans import alternatives
@@ -36,12 +36,14 @@ class Session:
         self.output: Path = arguments.output
         self.backend: str = arguments.backend
         self.recipe = Recipe(lr=arguments.lr, epochs=arguments.epochs)
-        self.chat = ChatTokenizer.open(self.model_directory)
-        self.heldout_messages = read_conversations(arguments.data / "heldout.jsonl")
-        self.train = [self.chat.example(messages)
-                      for messages in read_conversations(arguments.data / "train.jsonl")]
-        self.heldout = [self.chat.example(messages) for messages in self.heldout_messages]
-        self.shown = [self.heldout_messages[index] for index in SHOWN]
+        self.chat = Formatter.open(self.model_directory)
+        self.train = self.examples(arguments.data / "train.jsonl")
+        self.heldout = self.examples(arguments.data / "heldout.jsonl")
+        heldout = list(read_records(arguments.data / "heldout.jsonl"))
+        self.shown = [heldout[index].content.messages for index in SHOWN]
+
+    def examples(self, path: Path) -> list[Example]:
+        return [self.chat.example(record.content) for record in read_records(path)]
 
     @property
     def longest(self) -> int:
@@ -51,13 +53,13 @@ class Session:
     @property
     def longest_answered(self) -> int:
         """Tokens of the longest shown question with its answer."""
-        prompts = [self.chat.encode(messages[:1], prompt=True) for messages in self.shown]
+        prompts = [self.chat.prompt(messages[:1]) for messages in self.shown]
         return max(map(len, prompts)) + ANSWER_TOKENS
 
-    def answer(self, model: liblisa.Model, messages: list[Message]) -> str:
+    def answer(self, model: liblisa.Model, messages: list[dict[str, str]]) -> str:
         tokens = model.generate(
-            self.chat.encode(messages[:1], prompt=True), max_new_tokens=ANSWER_TOKENS,
-            stop_tokens=[self.chat.end_of_turn])
+            self.chat.prompt(messages[:1]), max_new_tokens=ANSWER_TOKENS,
+            stop_tokens=sorted(self.chat.end_tokens))
         return self.chat.decode(tokens)
 
     def answers(self, model: liblisa.Model) -> list[str]:

@@ -10,8 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Callable, NamedTuple, Optional
 
 import liblisa
-
-from conversations import Example, Padded, in_order, shuffled
+from liblisa.data import Example, Padded, in_order, shuffled
 
 
 @dataclass(frozen=True)
