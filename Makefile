@@ -219,7 +219,8 @@ $(static): $(B)/liblisa.o
 $(B)/$(realname): $(B)/liblisa.o liblisa/liblisa.map
 	$(call say,LD)$(CC) -shared -o $@ $< $(base) $(CFLAGS) $(LDFLAGS) -Wl,-soname,$(soname) \
 	    -Wl,--version-script=liblisa/liblisa.map -Wl,-z,defs -Wl,-z,relro -Wl,-z,noexecstack \
-	    -Wl,--exclude-libs,ALL -Wl,--gc-sections -Wl,--as-needed $(libs)
+	    -Wl,--exclude-libs,ALL -Wl,--gc-sections -Wl,--as-needed $(libs) \
+	    -lc $(shell $(CC) -print-libgcc-file-name)
 
 $(shared): $(B)/$(realname)
 	$(call say,LN)ln -sf $(realname) $(B)/$(soname) && ln -sf $(soname) $@
@@ -427,11 +428,25 @@ installcheck: $(static) $(shared)
 	@$(run_tests) tests/install/test_install.sh
 
 # The Python package with the library inside it. It is built in an environment of its own.
+# GLIBC=2.28 links it for systems from that C library on, by Zig (pip install ziglang).
 .PHONY: wheel
 WHEEL_DIR ?= build/wheel
-wheel: $(shared)
-	@PYTHON='$(PYTHON)' bindings/python/wheel.sh '$(B)/$(realname)' '$(WHEEL_DIR)' \
+ZIG ?= $(PYTHON) -m ziglang
+machine = $(firstword $(subst -, ,$(shell $(CC) -dumpmachine)))
+wheel_library := $(B)/$(if $(GLIBC),glibc-$(GLIBC)/)$(realname)
+wheel: $(wheel_library)
+	@PYTHON='$(PYTHON)' \
+	    WHEEL_PLATFORM='$(if $(GLIBC),manylinux_$(subst .,_,$(GLIBC))_$(machine))' \
+	    bindings/python/wheel.sh '$(wheel_library)' '$(WHEEL_DIR)' \
 	    $(foreach t,$(third:$(B)/third/%.o=%),$(t)='$(licence_of_$(t))')
+
+# Without Zig's standard libraries, which bring a mathematics and a memcpy of their own: other bits.
+$(B)/glibc-%/$(realname): $(B)/liblisa.o liblisa/liblisa.map
+	@mkdir -p $(@D)
+	$(call say,LD)$(ZIG) cc -target $(machine)-linux-gnu.$* -nostdlib -shared -o $@ $< \
+	    -Wl,-soname,$(soname) -Wl,--version-script=liblisa/liblisa.map -Wl,-z,defs \
+	    -Wl,-z,relro -Wl,-z,noexecstack -Wl,--gc-sections -Wl,--as-needed $(libs) \
+	    -lc $(shell $(CC) -print-libgcc-file-name)
 
 # The promises of docs/abi.md; abi-update writes the present interface down as the promised one.
 .PHONY: check-abi abi-update

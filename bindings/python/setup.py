@@ -1,5 +1,6 @@
 """A package into which the library was copied becomes a wheel of one platform and any Python 3."""
 
+import os
 from pathlib import Path
 
 from setuptools import Distribution, setup
@@ -13,7 +14,7 @@ class BundlingDistribution(Distribution):
 
 class PlatformWheel(bdist_wheel):
     def get_tag(self):
-        return ("py3", "none", super().get_tag()[2])
+        return ("py3", "none", os.environ.get("WHEEL_PLATFORM") or super().get_tag()[2])
 
 
 if any(Path(__file__).resolve().parent.glob("liblisa/liblisa.so*")):

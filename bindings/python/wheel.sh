@@ -1,7 +1,8 @@
 #!/bin/bash
 # Makes a wheel that carries the library: `make wheel`.
 # Usage: wheel.sh LIBRARY OUTPUT_DIRECTORY [NAME=LICENCE_FILE...]
-# The licences are those of what the library holds copies of.
+# The licences are those of what the library holds copies of. WHEEL_PLATFORM is the platform that the
+# wheel is for; by default this one.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 library=$1 output=$2

@@ -16,7 +16,7 @@ pip download --no-deps -d "$work" 'setuptools>=70.1' >"$work/pip.log" 2>&1 ||
 make_wheel() {
     MAKEFLAGS='' ${MAKE:-make} --no-print-directory VARIANT="${VARIANT:-release}" CC="$CC" \
         CXX="$CXX" BLAS="${BLAS:-private}" SYSTEM_LIBS="${SYSTEM_LIBS:-0}" \
-        PYTHON="${PYTHON:-python3}" WHEEL_DIR="$work/wheel" wheel
+        PYTHON="${PYTHON:-python3}" WHEEL_DIR="$work/wheel" "$@" wheel
 }
 installed() { (cd "$venv" && find . -ipath '*liblisa*' | sort); }
 
@@ -39,8 +39,20 @@ from liblisa import _ffi
 import os
 path = os.path.join(os.path.dirname(liblisa.__file__), _ffi.SONAME)
 assert any(line.rstrip().endswith(path) for line in open("/proc/self/maps")), path
+print(losses, file=open("losses", "w"))
 END
 check "the loop of docs/python.md trains on the bundled library" "$venv/bin/python" train.py
+zig=${ZIG:-${PYTHON:-python3} -m ziglang}
+if $zig version >/dev/null 2>&1; then
+    mv losses here
+    check "make wheel GLIBC=2.28" make_wheel -C "$top" ZIG="$zig" GLIBC=2.28
+    check "it installs in its place" pip install --no-index --force-reinstall \
+        "$work"/wheel/liblisa-*-manylinux_2_28_*.whl
+    check "and trains" "$venv/bin/python" train.py
+    same "to the same bits" here losses
+else
+    echo "left out: a wheel for older systems (ziglang)"
+fi
 check "the command is there" "$venv/bin/liblisa" plan "$top/tests/data/llama-tied" --json
 check "it uninstalls" pip uninstall -y liblisa
 installed >"$work/left"
