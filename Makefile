@@ -219,8 +219,7 @@ $(static): $(B)/liblisa.o
 $(B)/$(realname): $(B)/liblisa.o liblisa/liblisa.map
 	$(call say,LD)$(CC) -shared -o $@ $< $(base) $(CFLAGS) $(LDFLAGS) -Wl,-soname,$(soname) \
 	    -Wl,--version-script=liblisa/liblisa.map -Wl,-z,defs -Wl,-z,relro -Wl,-z,noexecstack \
-	    -Wl,--exclude-libs,ALL -Wl,--gc-sections -Wl,--as-needed $(libs) \
-	    -lc $(shell $(CC) -print-libgcc-file-name)
+	    -Wl,--exclude-libs,ALL -Wl,--gc-sections -Wl,--as-needed $(libs)
 
 $(shared): $(B)/$(realname)
 	$(call say,LN)ln -sf $(realname) $(B)/$(soname) && ln -sf $(soname) $@
