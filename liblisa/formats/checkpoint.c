@@ -98,7 +98,7 @@ static lisa_status write_described(lisa_context *context, const char *directory,
     return status;
 }
 
-/* The text, with its checksum in the place of the line's end. */
+/* The text, and its checksum behind the line's end. */
 static lisa_status describe(struct writing *w, char **text, const char *name) {
     uint64_t n;
     LISA_TRY(lisa__checkpoint_describe(text, &n, w->content, name));
@@ -247,8 +247,7 @@ lisa_status lisa__checkpoint_read(const struct lisa__checkpoint *c, const char *
         const uint64_t n = t->bytes - at < CHUNK ? t->bytes - at : CHUNK;
         LISA_TRY(lisa__weights_read(c->file, t, at, staging, n));
         XXH3_64bits_update(&state, staging, n);
-        if (read != NULL)
-            LISA_TRY(read(user, at, n, staging));
+        LISA_TRY(read(user, at, n, staging));
     }
     if (XXH3_64bits_digest(&state) != wanted)
         return lisa__fail(LISA_E_FORMAT,

@@ -91,7 +91,7 @@ lisa_status lisa__checkpoint_verify(const struct lisa__checkpoint *c);
 lisa_status lisa__checkpoint_verify_section(const struct lisa__checkpoint *c, const char *name);
 
 /* Reads a section that is there, LISA__CHECKPOINT_CHUNK bytes at a time through `staging`, and
- * gives each stretch to `read` (or NULL): LISA_E_FORMAT at the end where its checksum differs. */
+ * gives each stretch to `read`: LISA_E_FORMAT at the end where its checksum differs. */
 #define LISA__CHECKPOINT_CHUNK (1 << 20)
 typedef lisa_status (*lisa__checkpoint_reader)(void *user, uint64_t at, uint64_t n,
                                                const void *bytes);

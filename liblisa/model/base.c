@@ -29,8 +29,8 @@ static uint64_t sum_of_drawn(const lisa_model *model, uint32_t index) {
     uint64_t std; /* its bits: text of a double is the locale's */
     memcpy(&std, &model->config.init_std, sizeof std);
     const int n =
-        snprintf(text, sizeof text, "seed %llu std %a dtype %u tensor %u role %u %llux%llu",
-                 (unsigned long long)model->seed, model->config.init_std,
+        snprintf(text, sizeof text, "seed %llu std %016llx dtype %u tensor %u role %u %llux%llu",
+                 (unsigned long long)model->seed, (unsigned long long)std,
                  model->base.tensors[index].file_dtype, index, d->role,
                  (unsigned long long)d->shape[0], (unsigned long long)d->shape[1]);
     return XXH3_64bits(text, (size_t)n);

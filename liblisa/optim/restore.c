@@ -61,6 +61,9 @@ static lisa_status check_groups(const struct loading *l) {
     const struct lisa__checkpoint_group *groups = l->c->record.groups;
     const uint32_t head = o->n_layers + 1;
     uint32_t n_active = 0;
+    if (l->c->record.rows_used != 0 && !groups[0].has_state)
+        return lisa__fail(LISA_E_FORMAT, "%s: rows of the embedding train without a state",
+                          l->c->path);
     if (groups[0].has_state && !o->options.train_embedding)
         return lisa__fail(LISA_E_INVAL, "%s: trains the embedding, train_embedding is 0 here",
                           l->c->path);

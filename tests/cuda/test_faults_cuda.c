@@ -4,7 +4,7 @@
  * happened, unless it came in the middle of a change: then nothing uses the weights any more, until
  * a checkpoint is loaded, from which training goes on to the same weights, too.
  *
- * LISA_TEST_FAULTS says which: every nth call. */
+ * LISA_TEST_STRIDE says which: every nth call. */
 #include "host_device.h"
 #include "rig.h"
 
@@ -274,7 +274,7 @@ START_TEST(test_every_call) {
     rig_spec spec;
     scenario calm = {0};
     const struct fault *fault = &FAULTS[_i % N_FAULTS];
-    const char *every = getenv("LISA_TEST_FAULTS");
+    const char *every = getenv("LISA_TEST_STRIDE");
     const uint64_t stride = every != NULL ? strtoull(every, NULL, 10) : 211;
     uint64_t n_faults = 0, n_torn = 0;
     make_spec(&spec, &WAYS[_i / N_FAULTS]);

@@ -3,6 +3,7 @@
  * refused and changes nothing. */
 #include "check_main.h"
 #include "lisa/lisa.h"
+#include "model/adapter.h"
 #include "rig.h"
 
 #include <stdio.h>
@@ -400,6 +401,36 @@ START_TEST(test_go_back_under_a_limit) {
 }
 END_TEST
 
+/* No change begins over another that was torn, until a load has replaced everything. */
+START_TEST(test_over_a_tear) {
+    const uint8_t other[] = {1, 1, 0, 0, 1};
+    rig_spec spec;
+    rig r;
+    char path[128];
+    make_directory();
+    make_spec(&spec, &WAYS[_i == 0 ? 1 : 14]);
+    rig_make(&r, &spec);
+    OK(lisa_checkpoint_save(r.optimizer, directory, CUT, NULL));
+    path_of(path, CUT);
+    rig_random_batch(&r, 2, 11, 1);
+    OK(lisa_forward(r.model, r.batch, NULL));
+    OK(lisa_backward(r.model, r.batch));
+    struct lisa__parameters *trained = _i == 0 ? &r.model->base : &r.adapter->own;
+    OK(lisa__change_begin(trained, "a test"));
+    ck_assert_int_eq(lisa_optimizer_step(r.optimizer, NULL), LISA_E_STATE);
+    ck_assert_ptr_nonnull(strstr(lisa_error_last(), "a test"));
+    ck_assert_int_eq(lisa_checkpoint_save(r.optimizer, directory, CUT, NULL), LISA_E_STATE);
+    OK(lisa_model_set_adapter(r.model, NULL));
+    ck_assert_int_eq(lisa_optimizer_apply_mask(r.optimizer, other, 5), LISA_E_STATE);
+    ck_assert_ptr_nonnull(strstr(lisa_error_last(), "a test"));
+    OK(lisa_model_set_adapter(r.model, r.adapter));
+    OK(lisa_checkpoint_load(r.optimizer, path, NULL));
+    OK(train(&r, NULL, 0, 1));
+    rig_destroy(&r);
+    remove_directory();
+}
+END_TEST
+
 START_TEST(test_not_in_a_window) {
     rig_spec spec;
     rig r;
@@ -485,6 +516,7 @@ static Suite *make_suite(void) {
     tcase_add_loop_test(tcase, test_no_layers, 0, 2);
     tcase_add_loop_test(tcase, test_any_sampler, LISA_SAMPLER_UNIFORM, LISA_SAMPLER_FIXED + 1);
     tcase_add_test(tcase, test_go_back_under_a_limit);
+    tcase_add_loop_test(tcase, test_over_a_tear, 0, 2);
     tcase_add_test(tcase, test_not_in_a_window);
     tcase_add_test(tcase, test_keep);
     suite_add_tcase(suite, tcase);
