@@ -3,7 +3,6 @@
 #include "api/check.h"
 #include "api/sampler.h"
 #include "core/options.h"
-#include "formats/stage.h"
 #include "optim/checkpoint.h"
 
 #include <string.h>
@@ -71,51 +70,11 @@ lisa_status lisa_checkpoint_verify(const char *path, lisa_checkpoint_info *info)
     return status;
 }
 
-struct newest {
-    uint64_t below, step;
-    int found;
-};
-
-static lisa_status look_at(void *arg, const char *name) {
-    struct newest *newest = arg;
-    uint64_t step;
-    if (lisa__checkpoint_is_name(name, &step) && step < newest->below &&
-        (!newest->found || step > newest->step)) {
-        newest->step = step;
-        newest->found = 1;
-    }
-    return LISA_OK;
-}
-
-/* From the newest down, past those that are damaged. */
-static lisa_status find_newest(const char *directory, char path[PATH_MAX]) {
-    struct newest newest = {.below = UINT64_MAX};
-    struct lisa__error_kept kept;
-    lisa__error_keep(&kept);
-    for (;;) {
-        char name[NAME_MAX + 1];
-        newest.found = 0;
-        LISA_TRY(lisa__list_directory(directory, &newest, look_at));
-        if (!newest.found)
-            return lisa__fail(LISA_E_NOTFOUND, "%s: holds no checkpoint that is whole", directory);
-        lisa__checkpoint_name(name, newest.step);
-        LISA_TRY(lisa__path_join(path, directory, name));
-        const lisa_status status = lisa_checkpoint_verify(path, NULL);
-        if (status == LISA_OK)
-            break;
-        if (status != LISA_E_FORMAT && status != LISA_E_NOTFOUND)
-            return status;
-        newest.below = newest.step;
-    }
-    lisa__error_restore(&kept);
-    return LISA_OK;
-}
-
 lisa_status lisa_checkpoint_find(const char *directory, char *path, size_t path_bytes) {
     LISA_REQUIRE(directory);
     LISA_REQUIRE(path);
     char found[PATH_MAX];
-    LISA_TRY(find_newest(directory, found));
+    LISA_TRY(lisa__checkpoint_newest(directory, found));
     if (strlen(found) >= path_bytes)
         return lisa__fail(LISA_E_INVAL, "path_bytes: %zu, \"%.200s\" needs %zu", path_bytes, found,
                           strlen(found) + 1);

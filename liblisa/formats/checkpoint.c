@@ -19,22 +19,6 @@ static uint64_t sum_of(const void *data, uint64_t n) {
     return XXH3_64bits(data, n);
 }
 
-/* ---- names ---- */
-
-void lisa__checkpoint_name(char out[NAME_MAX + 1], uint64_t step) {
-    snprintf(out, NAME_MAX + 1, "checkpoint-%012llu.safetensors", (unsigned long long)step);
-}
-
-int lisa__checkpoint_is_name(const char *name, uint64_t *step) {
-    char again[NAME_MAX + 1];
-    unsigned long long number;
-    if (sscanf(name, "checkpoint-%20llu.safetensors", &number) != 1)
-        return 0;
-    lisa__checkpoint_name(again, number);
-    *step = number;
-    return strcmp(name, again) == 0;
-}
-
 /* ---- writing ---- */
 
 struct writing {

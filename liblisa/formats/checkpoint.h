@@ -66,9 +66,16 @@ struct lisa__checkpoint_content {
 lisa_status lisa__checkpoint_write(lisa_context *context, const char *directory, const char *name,
                                    const struct lisa__checkpoint_content *content);
 
-/* The name of a step's file in its directory, and whether a name is one. */
+/* ---- files of a directory (checkpoint_files.c) ---- */
+
+/* The name of a step's file. */
 void lisa__checkpoint_name(char out[NAME_MAX + 1], uint64_t step);
-int lisa__checkpoint_is_name(const char *name, uint64_t *step);
+
+/* The path of the newest file that is whole; LISA_E_NOTFOUND where there is none. */
+lisa_status lisa__checkpoint_newest(const char *directory, char path[PATH_MAX]);
+
+/* Removes the oldest files until `keep` are left, never that of step `own`. */
+lisa_status lisa__checkpoint_prune(const char *directory, uint64_t own, uint32_t keep);
 
 /* ---- reading ---- */
 

@@ -1,13 +1,10 @@
 #include "optim/checkpoint.h"
 
 #include "core/dtype.h"
-#include "core/io.h"
-#include "formats/stage.h"
 #include "model/adapter.h"
 #include "model/base.h"
 #include "model/fill.h"
 
-#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -100,7 +97,7 @@ lisa_status lisa__content_visit(const struct lisa__content *c, lisa__section_vis
 
 struct saving {
     lisa_optimizer *o;
-    const struct lisa__checkpoint_extra *saved;
+    const struct lisa__checkpoint_extra *extra;
     struct lisa__checkpoint_group *groups; /* [L + 2] */
     uint8_t *changed;                      /* [tensors of the model] */
     struct lisa__section *sections;
@@ -143,7 +140,7 @@ static lisa_status list_sections(struct saving *s, const struct lisa__content *c
     if (s->sections == NULL)
         return status;
     s->n_sections = 0;
-    set_bytes(&blob, s->saved->blob, s->saved->blob_bytes);
+    set_bytes(&blob, s->extra->blob, s->extra->blob_bytes);
     add_section(s, &blob);
     return lisa__content_visit(content, add_section, s);
 }
@@ -163,7 +160,7 @@ static lisa_status read_section(void *user, const struct lisa__section *section,
 static struct lisa__checkpoint_record record_of(const struct saving *s) {
     const lisa_optimizer *o = s->o;
     struct lisa__checkpoint_record r = {
-        .step = s->saved->step,
+        .step = s->extra->step,
         .updates = o->updates,
         .policy = o->shape.policy,
         .rows = o->shape.embedding_rows,
@@ -171,15 +168,15 @@ static struct lisa__checkpoint_record record_of(const struct saving *s) {
         .n_groups = o->n_layers + 2,
         .groups = s->groups,
         .adapted = o->adapter != NULL,
-        .has_sampler = s->saved->sampler != NULL,
+        .has_sampler = s->extra->sampler != NULL,
     };
     memcpy(r.moments, o->shape.moments, sizeof r.moments);
     if (o->adapter != NULL) {
         r.adapter = o->adapter->options;
         r.draws = o->adapter->draws;
     }
-    if (s->saved->sampler != NULL)
-        r.sampler = *s->saved->sampler;
+    if (s->extra->sampler != NULL)
+        r.sampler = *s->extra->sampler;
     return r;
 }
 
@@ -202,58 +199,22 @@ static lisa_status write_to(struct saving *s, const char *directory) {
         .user = s,
     };
     LISA_TRY(lisa__base_sums(model, &all.base_sums));
-    lisa__checkpoint_name(name, s->saved->step);
+    lisa__checkpoint_name(name, s->extra->step);
     return lisa__checkpoint_write(model->context, directory, name, &all);
-}
-
-/* ---- the newest ones alone ---- */
-
-struct old {
-    uint64_t own; /* the step that was just written */
-    uint64_t oldest;
-    uint32_t n;
-};
-
-static lisa_status look_at(void *arg, const char *name) {
-    struct old *old = arg;
-    uint64_t step;
-    if (!lisa__checkpoint_is_name(name, &step))
-        return LISA_OK;
-    old->n++;
-    if (step != old->own && (old->oldest == old->own || step < old->oldest))
-        old->oldest = step;
-    return LISA_OK;
-}
-
-static lisa_status remove_oldest(const char *directory, uint64_t own, uint32_t keep,
-                                 uint64_t *removed, int *more) {
-    struct old old = {.own = own, .oldest = own};
-    char name[NAME_MAX + 1], path[PATH_MAX];
-    LISA_TRY(lisa__list_directory(directory, &old, look_at));
-    /* A listing may still have what is gone. */
-    *more = old.n > keep && old.oldest != own && old.oldest != *removed;
-    if (!*more)
-        return LISA_OK;
-    *removed = old.oldest;
-    lisa__checkpoint_name(name, old.oldest);
-    LISA_TRY(lisa__path_join(path, directory, name));
-    return lisa__io->unlink(path) == 0 || errno == ENOENT ? LISA_OK : lisa__io_fail("remove", path);
 }
 
 /* The save stands by now: what cannot be removed is no reason to fail. */
 static void remove_old(const lisa_optimizer *o, const char *directory,
-                       const struct lisa__checkpoint_extra *saved) {
+                       const struct lisa__checkpoint_extra *extra) {
     struct lisa__error_kept kept;
-    lisa_status status = LISA_OK;
-    uint64_t removed = saved->step;
-    int more = saved->keep != 0;
+    if (extra->keep == 0)
+        return;
     lisa__error_keep(&kept);
-    while (more && status == LISA_OK)
-        status = remove_oldest(directory, saved->step, saved->keep, &removed, &more);
+    if (lisa__checkpoint_prune(directory, extra->step, extra->keep) == LISA_OK)
+        return;
     lisa__error_restore(&kept);
-    if (status != LISA_OK)
-        lisa__log(o->model->context, LISA_LOG_WARN, "%s: old checkpoints could not be removed",
-                  directory);
+    lisa__log(o->model->context, LISA_LOG_WARN, "%s: old checkpoints could not be removed",
+              directory);
 }
 
 static lisa_status check_saved(lisa_optimizer *o) {
@@ -268,10 +229,10 @@ static lisa_status check_saved(lisa_optimizer *o) {
 }
 
 lisa_status lisa__checkpoint_save(lisa_optimizer *o, const char *directory,
-                                  const struct lisa__checkpoint_extra *saved) {
+                                  const struct lisa__checkpoint_extra *extra) {
     lisa_context *context = o->model->context;
     const uint64_t n_groups = o->n_layers + 2, n_base = o->model->base.n;
-    struct saving s = {.o = o, .saved = saved};
+    struct saving s = {.o = o, .extra = extra};
     lisa_status status;
     LISA_TRY(check_saved(o));
     s.groups = lisa__alloc(context, LISA_MEM_HANDLES, n_groups * sizeof *s.groups, &status);
@@ -283,6 +244,6 @@ lisa_status lisa__checkpoint_save(lisa_optimizer *o, const char *directory,
     lisa__release(context, LISA_MEM_HANDLES, s.changed, n_base);
     lisa__release(context, LISA_MEM_HANDLES, s.groups, n_groups * sizeof *s.groups);
     if (status == LISA_OK)
-        remove_old(o, directory, saved);
+        remove_old(o, directory, extra);
     return status;
 }

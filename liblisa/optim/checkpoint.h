@@ -17,7 +17,7 @@ struct lisa__checkpoint_extra {
 };
 
 lisa_status lisa__checkpoint_save(lisa_optimizer *o, const char *directory,
-                                  const struct lisa__checkpoint_extra *saved);
+                                  const struct lisa__checkpoint_extra *extra);
 
 /* Everything is checked before anything changes. Where reading fails all the same, what was being
  * restored is torn until a load succeeds. */
