@@ -238,8 +238,10 @@ static lisa_status update(lisa_optimizer *o) {
         mark_changed(o); /* also where only some of it comes to be */
         LISA_TRY(update_all(o));
     }
+    /* Not the other way round: of an update that is counted, what comes next reads the outcome. */
+    LISA_TRY(post_outcome(o));
     count_update(o);
-    return post_outcome(o);
+    return LISA_OK;
 }
 
 static void fill_stats(const lisa_optimizer *o, const struct lisa__window *window,

@@ -186,17 +186,22 @@ static int run(scenario *s, const rig_spec *spec) {
     return 1;
 }
 
+static void assert_torn(const scenario *s, lisa_status status, const char *call) {
+    ck_assert_msg(is_torn(status), "%s at call %llu: %s: %s, %s", s->fault->name,
+                  (unsigned long long)s->nth, call, lisa_status_name(status), lisa_error_last());
+}
+
 /* Weights of no step are neither used nor kept, nor stand they in the way of opening them again. */
 static void assert_refused(const scenario *s, const rig_spec *spec) {
     const rig *r = &s->r;
     double loss;
     lisa_model *again;
     if (r->adapter == NULL || r->optimizer == NULL)
-        ck_assert(is_torn(save(r)));
+        assert_torn(s, save(r), "save");
     else
-        ck_assert(is_torn(lisa_adapter_save(r->adapter, saved)));
-    ck_assert(is_torn(lisa_forward(r->model, r->batch, &loss)));
-    ck_assert(is_torn(lisa_model_evaluate(r->model, r->batch, &loss, NULL, NULL)));
+        assert_torn(s, lisa_adapter_save(r->adapter, saved), "adapter_save");
+    assert_torn(s, lisa_forward(r->model, r->batch, &loss), "forward");
+    assert_torn(s, lisa_model_evaluate(r->model, r->batch, &loss, NULL, NULL), "evaluate");
     OK(lisa_model_open(&again, r->context, saved, &spec->model));
     lisa_model_destroy(again);
 }
