@@ -105,7 +105,7 @@ class Resumed(Finetune):
         self.assertEqual(self.finetune(broken, "--resume")[0], 0)
         self.assertEqual(self.result(broken), self.result(whole))
         steps = [step for (step,) in self.metrics(broken, "current_steps")]
-        self.assertEqual(steps, list(range(1, 13)))
+        self.assertEqual(steps, list(range(13)))
 
     def test_without_a_checkpoint_from_the_beginning(self):
         whole, broken = self.home / "whole", self.home / "broken"
@@ -130,16 +130,23 @@ class Figures(Finetune):
         )
         self.assertEqual((status, err), (0, ""))
         lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-        self.assertEqual([line["current_steps"] for line in lines], list(range(1, 13)))
-        self.assertEqual([n for n, line in enumerate(lines, 1) if "eval_loss" in line], [5, 10, 12])
-        for line in lines:
+        self.assertEqual([line["current_steps"] for line in lines], list(range(13)))
+        self.assertEqual([n for n, line in enumerate(lines) if "eval_loss" in line], [0, 5, 10, 12])
+        self.assertNotIn("loss", lines.pop(0))
+        sampler = liblisa.Sampler(4, n_active=1, interval_steps=3, seed=1)
+        for step, line in enumerate(lines):
             self.assertNotIn(None, line.values())
             self.assertEqual((line["total_steps"], line["lisa_active_layers"]), (12, 1))
+            self.assertEqual(line["lisa_layers"], [sampler.mask(step).index(1, 1) - 1])
+            self.assertGreater(line["peak_bytes"], 1 << 20)
+        self.assertEqual(
+            lines[-1]["total_tokens"], sum(line["step_tokens"] for line in lines)
+        )
         self.assertEqual(lines[-1]["epoch"], round(12 / 5, 4))  # 9 examples, 2 held out
         self.assertEqual(lines[-1]["percentage"], 100)
         self.assertLess(lines[-1]["loss"], lines[0]["loss"])
         printed = [line.split()[1] for line in text.splitlines() if line.startswith("step")]
-        self.assertEqual(printed, [f"{step}/12" for step in (4, 5, 8, 10, 12)])
+        self.assertEqual(printed, [f"{step}/12" for step in (0, 4, 5, 8, 10, 12)])
         self.assertEqual(self.checkpoints(out), [9, 10, 11])
         about = json.loads((out / "run.json").read_text())
         self.assertEqual(about["settings"]["lr"], 1e-2)
@@ -147,12 +154,14 @@ class Figures(Finetune):
         self.assertEqual(self.finetune(self.home / "quiet", "--quiet"), (0, "", ""))
 
     def test_epochs_see_everything(self):
-        with mock.patch.object(_run.Metrics, "step") as seen:
+        with mock.patch.object(_run.Metrics, "step", return_value={}) as seen, mock.patch.object(
+            _run.Progress, "step"
+        ):
             options = ["--epochs", "2", "--valid-fraction", "0"]
             with mock.patch("test_finetune.ALWAYS", ["--batch", "3"]):
                 self.assertEqual(self.finetune(self.home / "out", *options)[0], 0)
         self.assertEqual(seen.call_count, 8)
-        counts = [call[0][1] for call in seen.call_args_list]
+        counts = [call[0][2].n_tokens for call in seen.call_args_list]
         self.assertEqual(sum(counts[:4]), sum(counts[4:]))
 
     def test_schedules(self):

@@ -19,6 +19,10 @@ MEMORY_CLASSES = tuple(
 """Names of the memory classes, in the order of LISA_MEM_*."""
 
 
+UNLIMITED_CLASSES = frozenset({"mapped weights", "disk", "driver", "host"})
+"""Those that a memory_limit and Plan.total do not count."""
+
+
 class MemoryUse(NamedTuple):
     """Bytes of one memory class."""
 

@@ -1,4 +1,4 @@
-"""A run's figures: JSON lines for machines, one object a step, and lines for people."""
+"""A run's figures as JSON lines, one object a step."""
 
 from __future__ import annotations
 
@@ -6,71 +6,107 @@ import datetime
 import json
 import time
 from pathlib import Path
-from typing import Any, Dict, Optional
+from typing import Any, Dict, List, NamedTuple, Optional
 
 from .._train import StepStats
 
 
-def _clock(seconds: float) -> str:
+class Measured(NamedTuple):
+    """What is known of a step besides its stats."""
+
+    n_tokens: int
+    seconds: float  # of the step itself: no validation, no checkpoint
+    layers: Optional[List[int]]  # that LISA has trained; None: another method
+    peak_bytes: int  # of all memory that a limit counts, so far
+    eval_loss: Optional[float]
+
+
+def clock(seconds: float) -> str:
+    """Hours, minutes and seconds."""
     return str(datetime.timedelta(seconds=int(seconds)))
+
+
+def read_metrics(path: Path) -> List[Dict[str, Any]]:
+    """The objects of a file; a last line that a killed process has torn is left out."""
+    found = []
+    lines = path.read_text(encoding="utf-8").splitlines()
+    for number, line in enumerate(lines, 1):
+        try:
+            values = json.loads(line)
+            values["current_steps"] + 0
+        except (ValueError, TypeError, KeyError):
+            if number == len(lines):
+                break
+            raise ValueError(f"{path}: line {number} is not a step's figures") from None
+        found.append(values)
+    return found
 
 
 class Metrics:
     """Call step() after every step. Keys are those of others' logs, where they have them."""
 
-    def __init__(self, path: Path, n_steps: int, per_epoch: int, quiet: bool, every: int) -> None:
+    def __init__(self, path: Path, n_steps: int, per_epoch: int) -> None:
         self._n_steps, self._per_epoch = n_steps, per_epoch
-        self._quiet, self._every = quiet, every
         self._path = path
         self._begin = time.monotonic()
         self._first = 0
         self._first_tokens = 0
         self.tokens = 0  # of all steps that are done
 
-    def resume(self, step: int, tokens: int) -> None:
-        """Goes on behind `step` steps: lines of later ones are forgotten."""
+    def resume(self, step: int, tokens: int) -> List[Dict[str, Any]]:
+        """Goes on behind `step` steps and returns their lines: later ones are forgotten."""
         self._first, self._first_tokens, self.tokens = step, tokens, tokens
         if not self._path.exists():
-            return
-        lines = self._path.read_text(encoding="utf-8").splitlines(keepends=True)
-        kept = [line for line in lines if json.loads(line)["current_steps"] <= step]
-        self._path.write_text("".join(kept), encoding="utf-8")
+            return []
+        before = read_metrics(self._path) if step else []
+        kept = [values for values in before if values["current_steps"] <= step]
+        text = "".join(json.dumps(values) + "\n" for values in kept)
+        part = self._path.with_suffix(".part")
+        part.write_text(text, encoding="utf-8")
+        part.replace(self._path)
+        return kept
 
-    def step(self, step: int, n_tokens: int, stats: StepStats, eval_loss: Optional[float]) -> None:
-        """Records a step, counted from 1."""
-        self.tokens += n_tokens
+    def before(self, eval_loss: float) -> Dict[str, Any]:
+        """Records what was measured before the first step."""
+        return self._write({**self._position(0), "eval_loss": eval_loss})
+
+    def step(self, step: int, stats: StepStats, measured: Measured) -> Dict[str, Any]:
+        """Records a step, counted from 1, and returns its line."""
+        self.tokens += measured.n_tokens
         seconds = time.monotonic() - self._begin
         done = step - self._first
         throughput = (self.tokens - self._first_tokens) / seconds
-        values: Dict[str, Any] = {
-            "current_steps": step,
-            "total_steps": self._n_steps,
+        values = {
+            **self._position(step),
             "loss": stats.loss,
             "learning_rate": stats.lr,
-            "epoch": round(step / self._per_epoch, 4),
-            "percentage": round(100 * step / self._n_steps, 2),
-            "elapsed_time": _clock(seconds),
-            "remaining_time": _clock(seconds / done * (self._n_steps - step)),
+            "elapsed_time": clock(seconds),
+            "remaining_time": clock(seconds / done * (self._n_steps - step)),
             "throughput": round(throughput, 2),
             "total_tokens": self.tokens,
+            "step_tokens": measured.n_tokens,
+            "step_time": round(measured.seconds, 6),
             "grad_norm": stats.grad_norm,
             "lisa_active_layers": stats.n_active_layers,
+            "peak_bytes": measured.peak_bytes,
         }
-        if eval_loss is not None:
-            values["eval_loss"] = eval_loss
+        if measured.layers is not None:
+            values["lisa_layers"] = measured.layers
+        if measured.eval_loss is not None:
+            values["eval_loss"] = measured.eval_loss
         if not stats.updated:
             values["skipped"] = True
+        return self._write(values)
+
+    def _position(self, step: int) -> Dict[str, Any]:
+        return {
+            "current_steps": step,
+            "total_steps": self._n_steps,
+            "epoch": round(step / self._per_epoch, 4),
+            "percentage": round(100 * step / self._n_steps, 2),
+        }
+
+    def _write(self, values: Dict[str, Any]) -> Dict[str, Any]:
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(values) + "\n")
-        due = step % self._every == 0 or step == self._n_steps or eval_loss is not None
-        if due and not self._quiet:
-            self._print(values)
-
-    def _print(self, values: Dict[str, Any]) -> None:
-        evaluated = f" | eval {values['eval_loss']:.4f}" if "eval_loss" in values else ""
-        print(
-            f"step {values['current_steps']}/{values['total_steps']} | loss {values['loss']:.4f}"
-            f"{evaluated} | lr {values['learning_rate']:.2e} | norm {values['grad_norm']:.3f} | "
-            f"{values['throughput']:.0f} tok/s | left {values['remaining_time']}",
-            flush=True,
-        )
+        return values

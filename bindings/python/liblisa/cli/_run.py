@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import signal
+import time
 from pathlib import Path
 from typing import Any, List, NamedTuple, Optional, Sequence, Union
 
@@ -15,13 +17,14 @@ from .._checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-from .._context import Context
+from .._context import UNLIMITED_CLASSES, Context
 from .._errors import NotFound
 from .._model import Model
 from .._sampler import Sampler
 from .._train import Batch, Optimizer, train_step
 from ..data import Example, Padded, Row, in_order, shuffled
-from ._metrics import Metrics
+from ._metrics import Measured, Metrics
+from ._progress import Progress
 from ._settings import Settings
 
 
@@ -70,12 +73,18 @@ class Run:
     """The parts of a training, opened by `with`."""
 
     def __init__(
-        self, settings: Settings, data: Data, out: Path, saving: Saving, metrics: Metrics
+        self,
+        settings: Settings,
+        data: Data,
+        out: Path,
+        saving: Saving,
+        metrics: Metrics,
+        progress: Progress,
     ) -> None:
         self._settings, self._data, self._saving = settings, data, saving
         self._checkpoints = out / "checkpoints"
         self._out = out
-        self._metrics = metrics
+        self._metrics, self._progress = metrics, progress
         self._n_steps = settings.n_steps(len(data.train))
         self._stack = contextlib.ExitStack()
         self._epoch: List[Padded] = []
@@ -85,8 +94,8 @@ class Run:
     def open(self, model: str, budget: Optional[int], threads: Optional[int]) -> None:
         """Opens everything that the training takes."""
         settings, enter = self._settings, self._stack.enter_context
-        context = enter(Context(settings.backend, memory_limit=budget, n_threads=threads))
-        self._model = enter(Model.open(context, model))
+        self._context = enter(Context(settings.backend, memory_limit=budget, n_threads=threads))
+        self._model = enter(Model.open(self._context, model))
         self._adapter: Optional[Adapter] = None
         if settings.method == "lora":
             self._adapter = enter(Adapter.create(self._model, **settings.adapter()))
@@ -116,11 +125,14 @@ class Run:
             path = find_checkpoint(self._checkpoints)
             self.first = load_checkpoint(self._optimizer, path).step
             tokens = json.loads(checkpoint_blob(path))["tokens"]
-        self._metrics.resume(self.first, tokens)
+        for values in self._metrics.resume(self.first, tokens):
+            self._progress.resume(values)
 
     def train(self) -> Optional[int]:
         """Runs the steps that are left; the number of the signal that ended it early, or None."""
         with Signals() as signals:
+            if self.first == 0 and self._data.valid:
+                self._progress.step(self._metrics.before(self._evaluate()))
             for step in range(self.first, self._n_steps):
                 self._step(step)
                 done = step + 1
@@ -141,14 +153,26 @@ class Run:
 
     def _step(self, step: int) -> None:
         settings = self._settings
+        begin = time.monotonic()
         data = self._batch_at(step)
         self._batch.set(data.tokens, data.labels, documents=data.documents)
         self._optimizer.set_lr(settings.lr_at(step, self._n_steps))
         stats = train_step(self._model, self._sampler, self._optimizer, self._batch, step)
+        seconds = time.monotonic() - begin
         done = step + 1
         due = done == self._n_steps or (settings.eval_every and done % settings.eval_every == 0)
         loss = self._evaluate() if due and self._data.valid else None
-        self._metrics.step(done, data.n_tokens, stats, loss)
+        measured = Measured(data.n_tokens, seconds, self._layers(), self._peak_bytes(), loss)
+        self._progress.step(self._metrics.step(done, stats, measured))
+
+    def _layers(self) -> Optional[List[int]]:
+        if self._sampler is None:
+            return None
+        return [layer for layer, on in enumerate(self._optimizer.mask[1:-1]) if on]
+
+    def _peak_bytes(self) -> int:
+        memory = self._context.memory().items()
+        return sum(use.peak for name, use in memory if name not in UNLIMITED_CLASSES)
 
     def _batch_at(self, step: int) -> Padded:
         epoch, number = divmod(step, self._settings.steps_per_epoch(len(self._data.train)))
@@ -161,10 +185,13 @@ class Run:
     def _evaluate(self) -> float:
         """Mean loss over all targets of the validation part, however they fall into batches."""
         total, n_targets = 0.0, 0
-        for data in in_order(self._data.valid, self._settings.batch):
+        n_batches = math.ceil(len(self._data.valid) / self._settings.batch)
+        for number, data in enumerate(in_order(self._data.valid, self._settings.batch), 1):
+            self._progress.busy(f"validating {number}/{n_batches}")
             self._batch.set(data.tokens, data.labels, documents=data.documents)
             total += self._model.evaluate(self._batch).loss * self._batch.n_targets
             n_targets += self._batch.n_targets
+        self._progress.busy("")
         return total / n_targets
 
     def _save(self, step: int) -> None:

@@ -16,6 +16,7 @@ from .._version import __version__
 from ..data import Example, Formatter, pack, read_records, survey
 from ._metrics import Metrics
 from ._parser import count, size
+from ._progress import progress
 from ._run import Data, Run, Saving
 from ._settings import Settings
 
@@ -151,14 +152,11 @@ def run(options: argparse.Namespace) -> int:
     data = Data(pack(train, settings.max_tokens) if settings.pack else train, valid)
     about, out, n_items = _about(options, settings), Path(options.out), len(data.train)
     metrics = Metrics(
-        out / "metrics.jsonl",
-        settings.n_steps(n_items),
-        settings.steps_per_epoch(n_items),
-        options.quiet,
-        options.log_every,
+        out / "metrics.jsonl", settings.n_steps(n_items), settings.steps_per_epoch(n_items)
     )
     saving = Saving(options.save_every, options.keep)
-    with Run(settings, data, out, saving, metrics) as training:
+    shown = progress(options.quiet, options.log_every)
+    with Run(settings, data, out, saving, metrics, shown) as training, shown:
         training.open(options.model, options.budget, options.threads)
         if options.resume:
             training.resume()
