@@ -13,8 +13,9 @@ from unittest import mock
 
 import liblisa
 from liblisa.cli import _run, finetune
+from liblisa.cli._best import Best
 from liblisa.cli._settings import Settings
-from liblisa.data import Example
+from liblisa.data import Example, shuffled, windows
 from support import tiny_model
 from test_command import run
 from test_data import formatter
@@ -46,16 +47,16 @@ class Finetune(unittest.TestCase):
 
     def stopped(self, n_steps, out, *options, number=signal.SIGINT, times=1):
         """A run that gets a signal in its step of that number."""
-        train_step, left = _run.train_step, [n_steps]
+        update, left = _run.Run._update, [n_steps]
 
         def step(*arguments):
             left[0] -= 1
             if left[0] == 0:
                 for _ in range(times):
                     os.kill(os.getpid(), number)
-            return train_step(*arguments)
+            return update(*arguments)
 
-        with mock.patch.object(_run, "train_step", step):
+        with mock.patch.object(_run.Run, "_update", step):
             return self.finetune(out, *options)
 
     @staticmethod
@@ -119,6 +120,146 @@ class Resumed(Finetune):
         before = signal.getsignal(signal.SIGINT)
         self.stopped(2, self.home / "out")
         self.assertIs(signal.getsignal(signal.SIGINT), before)
+
+
+class BestOne(Finetune):
+    OPTIONS = ["--eval-every", "1", "--valid-fraction", "0.3", "--lr", "0.2", "--steps", "30"]
+
+    def test_it_is_the_result_to_the_bit(self):
+        """The weights as they were at the best validation, in spite of the steps behind it."""
+        states, evaluate = {}, _run.Run._evaluate
+
+        def seen(training):
+            loss = evaluate(training)
+            if training.done:
+                training._model.save(self.home / f"at-{training.done}")
+                weights = self.home / f"at-{training.done}" / "model.safetensors"
+                states[training.done] = (loss, weights.read_bytes())
+            return loss
+
+        for moments in ("f32", "8bit"):
+            out = self.home / f"best-{moments}"
+            with mock.patch.object(_run.Run, "_evaluate", seen):
+                options = [*self.OPTIONS, "--save-best", "--moments", moments]
+                status, text, _ = self.finetune(out, *options)
+            self.assertEqual(status, 0)
+            step = min(states, key=lambda step: states[step][0])
+            self.assertTrue(1 < step < 30, step)
+            self.assertEqual(self.result(out), states[step][1])
+            self.assertNotEqual(self.result(out), states[30][1])
+            self.assertIn(f"at step {step}, which is the result", text)
+            last = self.home / f"last-{moments}"
+            status, text, _ = self.finetune(last, *self.OPTIONS, "--moments", moments)
+            self.assertEqual(self.result(last), states[30][1])
+            self.assertIn("the result is of step 30", text)
+            self.assertFalse((last / "best").exists())
+
+    def test_patience_and_resumed_runs(self):
+        for method in ("lisa", "lora"):
+            options = [*self.OPTIONS, "--patience", "4", "--method", method]
+            whole = self.home / f"whole-{method}"
+            status, text, _ = self.finetune(whole, *options)
+            self.assertEqual(status, 0)
+            keys = ("current_steps", "loss", "eval_loss")
+            figures = self.metrics(whole, *keys)
+            last = figures[-1][0]
+            best = min(figures[1:], key=lambda line: line[2])[0]
+            self.assertEqual(last, best + 4)
+            self.assertIn(f"stopped after step {last}, best validation loss", text)
+            # Ended before the best, between it and the end, and killed there without saving.
+            ends = ((best - 1, 1), (best + 2, 1), (best + 2, 2), (best + 4, 2))
+            for n_steps, times in ends if method == "lisa" else ends[2:3]:
+                broken = self.home / f"broken-{method}-{n_steps}-{times}"
+                self.assertEqual(self.stopped(n_steps, broken, *options, times=times)[0], 130)
+                saved = [*broken.glob("checkpoints/*")]
+                self.assertEqual(len(saved), 2 - times)
+                self.assertLessEqual(len([*broken.glob("best/*")]), 1)
+                update = _run.Run._update
+                with mock.patch.object(_run.Run, "_update", autospec=True, side_effect=update) as made:
+                    status, text, err = self.finetune(broken, *options, "--resume")
+                self.assertEqual((status, err), (0, ""))
+                first = n_steps if saved else best
+                self.assertEqual(made.call_count, last - first)
+                self.assertIn(f"at step {best}, which is the result", text)
+                self.assertEqual(self.result(broken), self.result(whole))
+                self.assertEqual(self.metrics(broken, *keys), figures)
+
+    def test_a_budget_that_holds_the_run_holds_its_way_back(self):
+        options = [*self.OPTIONS, "--save-best", "--active", "2"]
+        with mock.patch.object(_run, "Batch", side_effect=liblisa.Batch) as made:
+            self.assertEqual(self.finetune(self.home / "out", *options)[0], 0)
+        _, n_batch, n_tokens = made.call_args[0]
+        optimizer = {"max_active_layers": 2, "max_grad_norm": 1.0}
+        planned = liblisa.plan(
+            liblisa.ModelConfig.read(self.model), n_batch, n_tokens, optimizer=optimizer
+        )
+        budget = planned.total + (128 << 10)  # handles are not in the plan
+        again = self.home / "again"
+        status, _, err = self.finetune(again, *options, "--budget", budget)
+        self.assertEqual((status, err), (0, ""))
+        self.assertEqual(self.result(again), self.result(self.home / "out"))
+        (peak,) = self.metrics(again, "peak_bytes")[-1]
+        self.assertTrue(0.7 * planned.total < peak <= budget, (peak, planned))
+
+    def test_patience(self):
+        best = Best(patience=2, min_delta=0.1)
+        # 2.85 is better than 3.0 by more than 0.1.
+        taken = [(1, 3.0, True, 0), (2, 2.95, True, 1), (3, 2.85, True, 0), (4, 2.9, False, 1)]
+        for step, loss, lowest, waited in taken:
+            self.assertEqual((best.take(step, loss), best.waited), (lowest, waited))
+            self.assertFalse(best.gives_up)
+        self.assertEqual(best.step, 3)
+        again = Best(patience=2, min_delta=0.1)
+        again.restore(json.loads(json.dumps(best.state())))
+        self.assertEqual(again, best)
+        self.assertFalse(again.take(5, math.nan))
+        self.assertTrue(again.gives_up)
+        self.assertFalse(Best(None, 0.0, waited=99).gives_up)
+
+    def test_a_lost_one_is_said(self):
+        out = self.home / "out"
+        save = _run.Run.save
+
+        def lost(training):
+            shutil.rmtree(out / "best")
+            return save(training)
+
+        with mock.patch.object(_run.Run, "save", lost):
+            status, _, err = self.finetune(out, *self.OPTIONS, "--save-best")
+        self.assertEqual((status, err.count("\n")), (1, 1))
+        self.assertIn("best", err)
+        self.assertFalse((out / "model").exists())
+
+
+class Accumulated(Finetune):
+    def test_it_is_the_large_batch(self):
+        large, parts, other = (self.home / name for name in ("large", "parts", "other"))
+        options = ["--lr", "1e-3"]
+        self.assertEqual(self.finetune(large, *options, "--batch", "4")[0], 0)
+        self.assertEqual(self.finetune(parts, *options, "--accumulate", "2")[0], 0)
+        self.assertEqual(self.finetune(other, *options, "--accumulate", "3")[0], 0)
+        keys = ("loss", "grad_norm", "step_tokens", "epoch")
+        compared = zip(self.metrics(large, *keys)[1:], self.metrics(parts, *keys)[1:])
+        for one, two in compared:
+            for left, right in zip(one, two):
+                self.assertTrue(math.isclose(left, right, rel_tol=1e-4), (one, two))
+        self.assertNotEqual(self.metrics(other, "step_tokens"), self.metrics(parts, "step_tokens"))
+        weights = []
+        for out in (large, parts):
+            with liblisa.Context() as context, liblisa.Model.open(context, out / "model") as model:
+                weights.append(model.tensor_read(0).tolist()[1])
+        for left, right in zip(*weights):
+            self.assertAlmostEqual(left, right, places=5)
+
+    def test_windows_are_the_large_batches(self):
+        items = [Example([n] * (1 + n * 7 % 11), [n]) for n in range(45)]
+        whole = shuffled(items, 6, seed=3)
+        parts = windows(items, 2, 3, seed=3)
+        self.assertEqual([len(window) for window in parts].count(3), 7)
+        for batch, window in zip(whole, parts):
+            self.assertEqual(batch.n_tokens, sum(part.n_tokens for part in window))
+            rows = [row[0] for row in batch.tokens]
+            self.assertEqual(rows, [row[0] for part in window for row in part.tokens])
 
 
 class Figures(Finetune):
@@ -202,6 +343,7 @@ class Refusals(Finetune):
         self.refused("has changed", out, "--resume")
         other = self.home / "other"
         self.refused("leaves nothing", other, "--valid-fraction", "1")
+        self.refused("need validation", other, "--valid-fraction", "0", "--patience", "1")
         self.refused("no label counts", other, "--max-tokens", "2")
         self.refused("limit", other, "--budget", "100K")
         self.assertFalse(other.exists())

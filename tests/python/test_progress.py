@@ -101,6 +101,7 @@ class TheBar(unittest.TestCase):
         with Bar(stream) as shown, mock.patch.object(_progress, "_REDRAW_SECONDS", 0):
             for step in (1, 2, 3):
                 shown.step(line(step, 3, eval_loss=1.5 if step == 2 else None))
+            shown.close()
         text = stream.getvalue()
         self.assertEqual(text.count("\n"), 2)  # the validation's line and the end
         self.assertIn("\r\x1b[Kstep 2/3 | loss 1.98", text)

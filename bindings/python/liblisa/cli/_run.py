@@ -21,8 +21,9 @@ from .._context import UNLIMITED_CLASSES, Context
 from .._errors import NotFound
 from .._model import Model
 from .._sampler import Sampler
-from .._train import Batch, Optimizer, train_step
-from ..data import Example, Padded, Row, in_order, shuffled
+from .._train import Batch, Optimizer, StepStats, backward, forward
+from ..data import Example, Padded, Row, in_order, windows
+from ._best import Best
 from ._metrics import Measured, Metrics
 from ._progress import Progress
 from ._settings import Settings
@@ -82,14 +83,15 @@ class Run:
         progress: Progress,
     ) -> None:
         self._settings, self._data, self._saving = settings, data, saving
-        self._checkpoints = out / "checkpoints"
+        self._checkpoints, self._best_one = out / "checkpoints", out / "best"
         self._out = out
         self._metrics, self._progress = metrics, progress
         self._n_steps = settings.n_steps(len(data.train))
         self._stack = contextlib.ExitStack()
-        self._epoch: List[Padded] = []
+        self._epoch: List[List[Padded]] = []
         self._epoch_number = -1
-        self.first = 0
+        self._best = Best(settings.patience, settings.min_delta)
+        self.done = 0  # steps
 
     def open(self, model: str, budget: Optional[int], threads: Optional[int]) -> None:
         """Opens everything that the training takes."""
@@ -121,49 +123,93 @@ class Run:
     def resume(self) -> None:
         """Goes on from the newest whole checkpoint; without one, from the beginning."""
         tokens = 0
-        with contextlib.suppress(NotFound):
-            path = find_checkpoint(self._checkpoints)
-            self.first = load_checkpoint(self._optimizer, path).step
-            tokens = json.loads(checkpoint_blob(path))["tokens"]
-        for values in self._metrics.resume(self.first, tokens):
+        path = self._newest()
+        if path is not None:
+            self.done = load_checkpoint(self._optimizer, path).step
+            blob = json.loads(checkpoint_blob(path))
+            tokens = blob["tokens"]
+            self._best.restore(blob["best"])
+        for values in self._metrics.resume(self.done, tokens):
             self._progress.resume(values)
 
     def train(self) -> Optional[int]:
         """Runs the steps that are left; the number of the signal that ended it early, or None."""
         with Signals() as signals:
-            if self.first == 0 and self._data.valid:
+            if self.done == 0 and self._data.valid:
                 self._progress.step(self._metrics.before(self._evaluate()))
-            for step in range(self.first, self._n_steps):
-                self._step(step)
-                done = step + 1
-                if done == self._n_steps:
+            while self.done < self._n_steps and not self._best.gives_up:
+                self._step(self.done)
+                if self._is_over():
                     break
-                if signals.seen or (self._saving.every and done % self._saving.every == 0):
-                    self._save(done)
+                if signals.seen or (self._saving.every and self.done % self._saving.every == 0):
+                    self._save(self._checkpoints, self._saving.keep)
                 if signals.seen:
-                    self.first = done
                     return signals.seen
         return None
 
     def save(self) -> Path:
         """Writes the result: a Hugging Face directory, or a PEFT adapter."""
+        if self._settings.keeps_best and self._best.step != self.done:
+            self._return_to_best()
         result = self._out / ("model" if self._adapter is None else "adapter")
         (self._model if self._adapter is None else self._adapter).save(result)
         return result
 
+    @property
+    def outcome(self) -> str:
+        """What there is to say of the validations, in words; empty where nothing."""
+        best = self._best
+        if best.step == 0:
+            return ""
+        gave_up = f"stopped after step {self.done}, " if best.gives_up else ""
+        said = f"{gave_up}best validation loss {best.loss:.4f} at step {best.step}"
+        if self._settings.keeps_best:
+            return f"{said}, which is the result"
+        return said if best.step == self.done else f"{said}; the result is of step {self.done}"
+
+    def _is_over(self) -> bool:
+        return self.done == self._n_steps or self._best.gives_up
+
+    def _newest(self) -> Optional[str]:
+        found = []
+        for directory in (self._checkpoints, self._best_one):
+            with contextlib.suppress(NotFound):
+                found.append(find_checkpoint(directory))
+        return max(found, key=lambda path: Path(path).name, default=None)
+
+    def _return_to_best(self) -> None:
+        step = self._best.step
+        path = find_checkpoint(self._best_one)
+        if load_checkpoint(self._optimizer, path).step != step:
+            raise ValueError(f"{self._best_one}: the checkpoint of step {step}, the best, is gone")
+
     def _step(self, step: int) -> None:
         settings = self._settings
         begin = time.monotonic()
-        data = self._batch_at(step)
-        self._batch.set(data.tokens, data.labels, documents=data.documents)
+        window = self._window_at(step)
         self._optimizer.set_lr(settings.lr_at(step, self._n_steps))
-        stats = train_step(self._model, self._sampler, self._optimizer, self._batch, step)
+        stats = self._update(step, window)
         seconds = time.monotonic() - begin
-        done = step + 1
+        self.done = done = step + 1
         due = done == self._n_steps or (settings.eval_every and done % settings.eval_every == 0)
         loss = self._evaluate() if due and self._data.valid else None
-        measured = Measured(data.n_tokens, seconds, self._layers(), self._peak_bytes(), loss)
-        self._progress.step(self._metrics.step(done, stats, measured))
+        n_tokens = sum(data.n_tokens for data in window)
+        measured = Measured(n_tokens, seconds, self._layers(), self._peak_bytes(), loss)
+        values = self._metrics.step(done, stats, measured)
+        if loss is not None and self._best.take(done, loss) and settings.keeps_best:
+            if not self._is_over():
+                self._save(self._best_one, keep=1)
+        self._progress.step(values)
+
+    def _update(self, step: int, window: List[Padded]) -> StepStats:
+        """One update by the gradient of the window's mean loss over all its targets."""
+        if self._sampler is not None:
+            self._optimizer.apply_mask(self._sampler.mask(step))
+        for data in window:
+            self._batch.set(data.tokens, data.labels, documents=data.documents)
+            forward(self._model, self._batch, loss=False)
+            backward(self._model, self._batch)
+        return self._optimizer.step()
 
     def _layers(self) -> Optional[List[int]]:
         if self._sampler is None:
@@ -174,11 +220,13 @@ class Run:
         memory = self._context.memory().items()
         return sum(use.peak for name, use in memory if name not in UNLIMITED_CLASSES)
 
-    def _batch_at(self, step: int) -> Padded:
-        epoch, number = divmod(step, self._settings.steps_per_epoch(len(self._data.train)))
+    def _window_at(self, step: int) -> List[Padded]:
+        settings = self._settings
+        epoch, number = divmod(step, settings.steps_per_epoch(len(self._data.train)))
         if epoch != self._epoch_number:
-            seed = self._settings.seed + epoch
-            self._epoch = shuffled(self._data.train, self._settings.batch, seed)
+            self._epoch = windows(
+                self._data.train, settings.batch, settings.accumulate, settings.seed + epoch
+            )
             self._epoch_number = epoch
         return self._epoch[number]
 
@@ -194,12 +242,13 @@ class Run:
         self._progress.busy("")
         return total / n_targets
 
-    def _save(self, step: int) -> None:
+    def _save(self, directory: Path, keep: int) -> None:
+        blob = {"tokens": self._metrics.tokens, "best": self._best.state()}
         save_checkpoint(
             self._optimizer,
-            self._checkpoints,
-            step,
+            directory,
+            self.done,
             sampler=self._sampler,
-            blob=json.dumps({"tokens": self._metrics.tokens}).encode(),
-            keep=self._saving.keep,
+            blob=json.dumps(blob).encode(),
+            keep=keep,
         )

@@ -25,6 +25,7 @@ class Settings:
     epochs: int
     steps: Optional[int]
     batch: int
+    accumulate: int
     max_tokens: int
     pack: bool
     weight_decay: float
@@ -32,6 +33,9 @@ class Settings:
     moments: str
     valid_fraction: float
     eval_every: int
+    patience: Optional[int]
+    min_delta: float
+    save_best: bool
     seed: int
     backend: str
 
@@ -40,8 +44,13 @@ class Settings:
         return self.steps or self.epochs * self.steps_per_epoch(n_items)
 
     def steps_per_epoch(self, n_items: int) -> int:
-        """The last batch of an epoch may be smaller."""
-        return math.ceil(n_items / self.batch)
+        """The last window of an epoch may be smaller."""
+        return math.ceil(n_items / (self.batch * self.accumulate))
+
+    @property
+    def keeps_best(self) -> bool:
+        """The result is the best by validation loss, not the last."""
+        return self.save_best or self.patience is not None
 
     def lr_at(self, step: int, n_steps: int) -> float:
         """Linear warm-up over a part of the run, then the schedule down to a part of the rate."""

@@ -62,12 +62,28 @@ def _add_optimization(parser: argparse.ArgumentParser) -> None:
     add("--epochs", type=count, default=1, metavar="N", help="times through the data (1)")
     add("--steps", type=count, metavar="N", help="steps, instead of epochs")
     add("--batch", type=count, default=4, metavar="N", help="sequences in a batch (4)")
+    add("--accumulate", type=count, default=1, metavar="N", help="batches in a step (1)")
     add("--max-tokens", type=count, default=512, metavar="N", help="longer ones are cut (512)")
     add("--pack", action="store_true", help="fill sequences up with several examples")
     add("--weight-decay", type=float, default=0.0, metavar="X", help="of AdamW (0)")
     add("--max-grad-norm", type=float, default=1.0, metavar="X", help="clipping; 0: none (1)")
     add("--moments", choices=("f32", "bf16", "8bit"), default="f32", help="AdamW's moments (f32)")
     add("--seed", type=int, default=1, metavar="N", help="of data, layers and rounding (1)")
+
+
+def _add_validation(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--valid", metavar="FILE", help="examples to validate on, instead of a part of DATA")
+    add("--valid-fraction", type=float, default=0.05, metavar="X", help="held out (0.05)")
+    add("--eval-every", type=int, default=50, metavar="N", help="steps; the last always (50)")
+    add("--save-best", action="store_true", help="the result is the best by validation loss")
+    add(
+        "--patience",
+        type=count,
+        metavar="N",
+        help="stop after so many validations without a better one; implies --save-best (never)",
+    )
+    add("--min-delta", type=float, default=0.0, metavar="X", help="better by more than that (0)")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -78,8 +94,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--out", required=True, metavar="DIR", help="gets the result, checkpoints and metrics")
     _add_method(parser)
     _add_optimization(parser)
-    add("--valid-fraction", type=float, default=0.05, metavar="X", help="held out (0.05)")
-    add("--eval-every", type=int, default=50, metavar="N", help="steps; the last always (50)")
+    _add_validation(parser)
     add("--save-every", type=int, default=0, metavar="N", help="steps between checkpoints (none)")
     add("--keep", type=count, default=2, metavar="N", help="checkpoints that are kept (2)")
     add("--resume", action="store_true", help="go on in DIR from its newest whole checkpoint")
@@ -90,13 +105,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--quiet", action="store_true", help="print errors alone")
 
 
-def _examples(options: argparse.Namespace, config: ModelConfig) -> List[Example]:
-    """The file's examples; what inspect-data calls an error is one here."""
-    formatter = Formatter.open(options.model, max_tokens=options.max_tokens)
-    found = survey(read_records(options.data), formatter, vocab_size=config.vocab_size)
+def _examples(path: str, formatter: Formatter, config: ModelConfig) -> List[Example]:
+    """A file's examples; what inspect-data calls an error is one here."""
+    found = survey(read_records(path), formatter, vocab_size=config.vocab_size)
     for finding in found.findings:
         if finding.fatal:
-            raise ValueError(f"{options.data}: {finding}")
+            raise ValueError(f"{path}: {finding}")
     return found.examples
 
 
@@ -115,11 +129,28 @@ def split(examples: List[Example], fraction: float, seed: int) -> Parts:
     return parts
 
 
+def _data(options: argparse.Namespace, config: ModelConfig, settings: Settings) -> Data:
+    """What is trained on, and what is held out of it or has a file of its own."""
+    formatter = Formatter.open(options.model, max_tokens=settings.max_tokens)
+    train = _examples(options.data, formatter, config)
+    if options.valid is not None:
+        valid = _examples(options.valid, formatter, config)
+    else:
+        train, valid = split(train, settings.valid_fraction, settings.seed)
+    if settings.keeps_best and not valid:
+        raise ValueError("--patience and --save-best need validation: --valid, --valid-fraction")
+    return Data(pack(train, settings.max_tokens) if settings.pack else train, valid)
+
+
 def _settings(options: argparse.Namespace, config: ModelConfig) -> Settings:
     options.lr = _LR[options.method] if options.lr is None else options.lr
     options.max_tokens = min(options.max_tokens, config.max_positions)
     options.active = min(options.active, config.n_layers)
     return Settings(**{field.name: getattr(options, field.name) for field in fields(Settings)})
+
+
+def _sha256(path: str) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def _about(options: argparse.Namespace, settings: Settings) -> Dict[str, Any]:
@@ -129,13 +160,17 @@ def _about(options: argparse.Namespace, settings: Settings) -> Dict[str, Any]:
         "liblisa": __version__,
         "model": str(Path(options.model).resolve()),
         "data": str(Path(options.data).resolve()),
-        "data_sha256": hashlib.sha256(Path(options.data).read_bytes()).hexdigest(),
+        "data_sha256": _sha256(options.data),
         "settings": asdict(settings),
     }
+    if options.valid is not None:
+        about["valid"] = str(Path(options.valid).resolve())
+        about["valid_sha256"] = _sha256(options.valid)
     if options.resume:
         before = json.loads((out / RUN_FILE).read_text(encoding="utf-8"))
-        if before["data_sha256"] != about["data_sha256"]:
-            raise ValueError(f"--resume: {options.data} has changed")
+        for name in ("data", "valid"):
+            if before.get(f"{name}_sha256") != about.get(f"{name}_sha256"):
+                raise ValueError(f"--resume: {getattr(options, name)} has changed")
         differences = settings.differences(before["settings"])
         if differences:
             raise ValueError(f"--resume: {differences}")
@@ -148,8 +183,7 @@ def run(options: argparse.Namespace) -> int:
     """Runs this subcommand."""
     config = ModelConfig.read(options.model)
     settings = _settings(options, config)
-    train, valid = split(_examples(options, config), settings.valid_fraction, settings.seed)
-    data = Data(pack(train, settings.max_tokens) if settings.pack else train, valid)
+    data = _data(options, config, settings)
     about, out, n_items = _about(options, settings), Path(options.out), len(data.train)
     metrics = Metrics(
         out / "metrics.jsonl", settings.n_steps(n_items), settings.steps_per_epoch(n_items)
@@ -166,9 +200,9 @@ def run(options: argparse.Namespace) -> int:
         signal = training.train()
         if signal is not None:
             if not options.quiet:
-                print(f"saved after step {training.first}; --resume goes on from there")
+                print(f"saved after step {training.done}; --resume goes on from there")
             return 128 + signal
         result = training.save()
     if not options.quiet:
-        print(result)
+        print(*filter(None, (training.outcome, result)), sep="\n")
     return 0

@@ -4,7 +4,7 @@
 `pip install 'liblisa[data]'` (tokenizers, jinja2). Everything else needs the package alone.
 """
 
-from ._batches import Padded, Row, in_order, pack, pad, shuffled
+from ._batches import Padded, Row, in_order, pack, pad, shuffled, windows
 from ._findings import Finding, Survey, survey
 from ._formatter import Example, Formatter
 from ._records import Completion, Conversation, Record, Text, parse_record, read_records
@@ -27,4 +27,5 @@ __all__ = [
     "read_records",
     "shuffled",
     "survey",
+    "windows",
 ]

@@ -73,22 +73,38 @@ def pack(examples: Sequence[Example], max_tokens: int) -> List[Row]:
     return [_row(row) for row in rows]
 
 
+def _alike(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
+    """Groups of so many items of similar length, the shortest first."""
+    ordered = sorted(items, key=lambda item: len(item.tokens))
+    for start in range(0, len(ordered), size):
+        yield ordered[start : start + size]
+
+
 def in_order(items: Sequence[Item], batch_size: int) -> Iterator[Padded]:
     """Batches of similar length, for measuring."""
-    ordered = sorted(items, key=lambda item: len(item.tokens))
-    for start in range(0, len(ordered), batch_size):
-        yield pad(ordered[start : start + batch_size])
+    return map(pad, _alike(items, batch_size))
+
+
+def windows(
+    items: Sequence[Item], batch_size: int, n_batches: int, seed: int
+) -> List[List[Padded]]:
+    """One epoch of updates, each of n_batches batches: the items of one large batch, in parts.
+
+    Items of similar length share a window, and chance rules the rest. The last may be smaller.
+    """
+    chance = random.Random(seed)
+    mixed = chance.sample(list(items), len(items))
+    size = batch_size * n_batches
+    pool = 8 * size
+    groups = [
+        group
+        for start in range(0, len(mixed), pool)
+        for group in _alike(mixed[start : start + pool], size)
+    ]
+    chance.shuffle(groups)
+    return [[pad(part) for part in _alike(group, batch_size)] for group in groups]
 
 
 def shuffled(items: Sequence[Item], batch_size: int, seed: int) -> List[Padded]:
-    """One epoch: items of similar length share a batch, and chance rules the rest."""
-    chance = random.Random(seed)
-    mixed = chance.sample(list(items), len(items))
-    pool = 8 * batch_size
-    batches = [
-        batch
-        for start in range(0, len(mixed), pool)
-        for batch in in_order(mixed[start : start + pool], batch_size)
-    ]
-    chance.shuffle(batches)
-    return batches
+    """One epoch of updates that take one batch each."""
+    return [window[0] for window in windows(items, batch_size, 1, seed)]
