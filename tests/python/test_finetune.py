@@ -38,11 +38,15 @@ class Finetune(unittest.TestCase):
         )
         self.data.write_text("".join(json.dumps(record) + "\n" for record in records))
 
-    def finetune(self, out, *options):
+    @staticmethod
+    def opened():
         def opened(_directory, max_tokens):
             return formatter(max_tokens=max_tokens)
 
-        with mock.patch.object(finetune.Formatter, "open", opened):
+        return mock.patch.object(finetune.Formatter, "open", opened)
+
+    def finetune(self, out, *options):
+        with self.opened():
             return run("finetune", self.model, self.data, "--out", out, *ALWAYS, *options)
 
     def stopped(self, n_steps, out, *options, number=signal.SIGINT, times=1):
@@ -262,6 +266,46 @@ class Accumulated(Finetune):
             self.assertEqual(rows, [row[0] for part in window for row in part.tokens])
 
 
+class Configured(Finetune):
+    def run_with(self, *arguments):
+        with self.opened():
+            return run("finetune", *arguments)
+
+    def test_what_is_written_comes_to_the_same_run(self):
+        first, again = self.home / "first", self.home / "again"
+        options = ["--moments", "bf16", "--save-best", "--eval-every", "4", "--threads", "1"]
+        self.assertEqual(self.finetune(first, *options)[0], 0)
+        config = first / "config.json"
+        self.assertEqual(self.run_with("--config", config, "--out", again)[0], 0)
+        self.assertEqual(self.result(again), self.result(first))
+        written = json.loads(config.read_text())
+        self.assertEqual({**json.loads((again / "config.json").read_text()), "out": str(first)},
+                         {**written, "out": str(first)})
+        self.assertEqual((written["moments"], written["save-best"]), ("bf16", True))
+        self.assertFalse({"resume", "config", "quiet", "valid"} & set(written))
+
+    def test_the_command_line_is_stronger(self):
+        config = self.home / "c.json"
+        settings = {"model": str(self.model), "data": str(self.data), "steps": 2, "max_tokens": 32,
+                    "out": str(self.home / "a"), "save-best": True, "lr": "1e-3", "seed": None}
+        config.write_text(json.dumps(settings))
+        self.assertEqual(self.run_with("--config", config)[0], 0)
+        options = ["--out", self.home / "b", "--steps", "3", "--no-save-best", "--seed", "7"]
+        self.assertEqual(self.run_with("--config", config, *options)[0], 0)
+        for name, expected in (("a", (2, 1, True)), ("b", (3, 7, False))):
+            written = json.loads((self.home / name / "config.json").read_text())
+            self.assertEqual((written["steps"], written["seed"], written["save-best"]), expected)
+            self.assertEqual((written["max-tokens"], written["lr"]), (32, 1e-3))
+
+    def test_resume_needs_nothing_but_the_directory(self):
+        whole, broken = self.home / "whole", self.home / "broken"
+        options = ["--patience", "9", "--eval-every", "2", "--seed", "5"]
+        self.finetune(whole, *options)
+        self.assertEqual(self.stopped(5, broken, *options)[0], 130)
+        self.assertEqual(self.run_with("--resume", "--out", broken)[0], 0)
+        self.assertEqual(self.result(broken), self.result(whole))
+
+
 class Figures(Finetune):
     def test_metrics(self):
         out = self.home / "out"
@@ -290,8 +334,8 @@ class Figures(Finetune):
         self.assertEqual(printed, [f"{step}/12" for step in (0, 4, 5, 8, 10, 12)])
         self.assertEqual(self.checkpoints(out), [9, 10, 11])
         about = json.loads((out / "run.json").read_text())
-        self.assertEqual(about["settings"]["lr"], 1e-2)
         self.assertEqual(about["liblisa"], liblisa.__version__)
+        self.assertEqual(json.loads((out / "config.json").read_text())["lr"], 1e-2)
         self.assertEqual(self.finetune(self.home / "quiet", "--quiet"), (0, "", ""))
 
     def test_epochs_see_everything(self):
@@ -333,7 +377,7 @@ class Refusals(Finetune):
 
     def test_refusals(self):
         out = self.home / "out"
-        self.refused("run.json", out, "--resume")
+        self.refused("config.json", out, "--resume")
         self.assertEqual(self.finetune(out)[0], 0)
         self.refused("is not empty", out)
         self.refused("lr was 0.01, now 0.02; seed was 1, now 4", out, "--resume", "--lr", "2e-2",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from typing import NoReturn
+from typing import Any, NoReturn, Optional, Sequence
 
 _POWERS = {unit: power for power, unit in enumerate(["", "K", "M", "G", "T"])}
 _SIZE = re.compile(r"(\d+(?:\.\d*)?)(?:([KMGT])(B|iB)?)?", re.IGNORECASE)
@@ -20,6 +20,25 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         print(f"{self.prog}: {message} (--help lists what there is)", file=sys.stderr)
         sys.exit(2)
+
+
+class Flag(argparse.Action):
+    """--name, and --no-name to take back what a file of options says."""
+
+    def __init__(
+        self, option_strings: Sequence[str], dest: str, default: bool = False, help: str = ""
+    ) -> None:
+        names = [*option_strings, *(f"--no-{name[2:]}" for name in option_strings)]
+        super().__init__(names, dest, nargs=0, default=default, help=help)
+
+    def __call__(
+        self,
+        _parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        _values: Any,
+        option_string: Optional[str] = None,
+    ) -> None:
+        setattr(namespace, self.dest, not str(option_string).startswith("--no-"))
 
 
 def size(text: str) -> int:

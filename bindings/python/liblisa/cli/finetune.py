@@ -7,15 +7,16 @@ import argparse
 import hashlib
 import json
 import random
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Dict, List, Tuple
 
 from .._config import ModelConfig
 from .._version import __version__
 from ..data import Example, Formatter, pack, read_records, survey
+from ._given import Given
 from ._metrics import Metrics
-from ._parser import count, size
+from ._parser import Flag, count, size
 from ._progress import progress
 from ._run import Data, Run, Saving
 from ._settings import Settings
@@ -23,7 +24,8 @@ from ._settings import Settings
 NAME = "finetune"
 HELP = "train a model on a file of examples"
 
-RUN_FILE = "run.json"
+RUN_FILE, CONFIG_FILE = "run.json", "config.json"
+_NOT_IN_A_FILE = ("config", "resume", "quiet")
 _LR = {"lisa": 1e-5, "full": 1e-5, "lora": 2e-4}
 
 
@@ -64,7 +66,7 @@ def _add_optimization(parser: argparse.ArgumentParser) -> None:
     add("--batch", type=count, default=4, metavar="N", help="sequences in a batch (4)")
     add("--accumulate", type=count, default=1, metavar="N", help="batches in a step (1)")
     add("--max-tokens", type=count, default=512, metavar="N", help="longer ones are cut (512)")
-    add("--pack", action="store_true", help="fill sequences up with several examples")
+    add("--pack", action=Flag, help="fill sequences up with several examples")
     add("--weight-decay", type=float, default=0.0, metavar="X", help="of AdamW (0)")
     add("--max-grad-norm", type=float, default=1.0, metavar="X", help="clipping; 0: none (1)")
     add("--moments", choices=("f32", "bf16", "8bit"), default="f32", help="AdamW's moments (f32)")
@@ -76,7 +78,7 @@ def _add_validation(parser: argparse.ArgumentParser) -> None:
     add("--valid", metavar="FILE", help="examples to validate on, instead of a part of DATA")
     add("--valid-fraction", type=float, default=0.05, metavar="X", help="held out (0.05)")
     add("--eval-every", type=int, default=50, metavar="N", help="steps; the last always (50)")
-    add("--save-best", action="store_true", help="the result is the best by validation loss")
+    add("--save-best", action=Flag, help="the result is the best by validation loss")
     add(
         "--patience",
         type=count,
@@ -89,20 +91,27 @@ def _add_validation(parser: argparse.ArgumentParser) -> None:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of this subcommand."""
     add = parser.add_argument
-    add("model", metavar="MODEL", help="a Hugging Face directory")
-    add("data", metavar="DATA.jsonl", help="examples, as inspect-data takes them")
-    add("--out", required=True, metavar="DIR", help="gets the result, checkpoints and metrics")
+    add("model", nargs="?", metavar="MODEL", help="a Hugging Face directory")
+    add("data", nargs="?", metavar="DATA.jsonl", help="examples, as inspect-data takes them")
+    add("--out", metavar="DIR", help="gets the result, checkpoints and metrics")
+    add(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="options as JSON or YAML; with --resume DIR's own (none)",
+    )
     _add_method(parser)
     _add_optimization(parser)
     _add_validation(parser)
     add("--save-every", type=int, default=0, metavar="N", help="steps between checkpoints (none)")
     add("--keep", type=count, default=2, metavar="N", help="checkpoints that are kept (2)")
-    add("--resume", action="store_true", help="go on in DIR from its newest whole checkpoint")
+    add("--resume", action=Flag, help="go on in DIR from its newest whole checkpoint")
     add("--backend", default="cpu", metavar="NAME", help="cpu, cuda, ... (cpu)")
     add("--threads", type=count, metavar="N", help="threads (as many as there are)")
     add("--budget", type=size, metavar="SIZE", help="memory there is, such as 8G (no limit)")
     add("--log-every", type=count, default=10, metavar="N", help="steps between lines (10)")
-    add("--quiet", action="store_true", help="print errors alone")
+    add("--quiet", action=Flag, help="print errors alone")
+    Given(parser, _NOT_IN_A_FILE)
 
 
 def _examples(path: str, formatter: Formatter, config: ModelConfig) -> List[Example]:
@@ -143,9 +152,13 @@ def _data(options: argparse.Namespace, config: ModelConfig, settings: Settings) 
 
 
 def _settings(options: argparse.Namespace, config: ModelConfig) -> Settings:
+    """Fills in what depends on other options and on the model."""
     options.lr = _LR[options.method] if options.lr is None else options.lr
     options.max_tokens = min(options.max_tokens, config.max_positions)
     options.active = min(options.active, config.n_layers)
+    for name in ("model", "data", "valid"):
+        if getattr(options, name) is not None:
+            setattr(options, name, str(Path(getattr(options, name)).resolve()))
     return Settings(**{field.name: getattr(options, field.name) for field in fields(Settings)})
 
 
@@ -153,38 +166,59 @@ def _sha256(path: str) -> str:
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
-def _about(options: argparse.Namespace, settings: Settings) -> Dict[str, Any]:
-    """What run.json says. The output directory must be empty, or hold the run to go on with."""
-    out = Path(options.out)
-    about: Dict[str, Any] = {
-        "liblisa": __version__,
-        "model": str(Path(options.model).resolve()),
-        "data": str(Path(options.data).resolve()),
-        "data_sha256": _sha256(options.data),
-        "settings": asdict(settings),
-    }
+def _about(options: argparse.Namespace) -> Dict[str, Any]:
+    """What run.json says: what the options alone do not."""
+    about = {"liblisa": __version__, "data_sha256": _sha256(options.data)}
     if options.valid is not None:
-        about["valid"] = str(Path(options.valid).resolve())
         about["valid_sha256"] = _sha256(options.valid)
-    if options.resume:
-        before = json.loads((out / RUN_FILE).read_text(encoding="utf-8"))
-        for name in ("data", "valid"):
-            if before.get(f"{name}_sha256") != about.get(f"{name}_sha256"):
-                raise ValueError(f"--resume: {getattr(options, name)} has changed")
-        differences = settings.differences(before["settings"])
-        if differences:
-            raise ValueError(f"--resume: {differences}")
-    elif out.exists() and any(out.iterdir()):
-        raise FileExistsError(f"{out} is not empty: give another directory, or --resume")
     return about
 
 
-def run(options: argparse.Namespace) -> int:
+def _options(parsed: argparse.Namespace) -> argparse.Namespace:
+    """The options in force, from the command line, --config, or the run that is resumed."""
+    given = parsed.taken
+    file = getattr(parsed, "config", None)
+    if file is None and getattr(parsed, "resume", False) and hasattr(parsed, "out"):
+        file = Path(parsed.out) / CONFIG_FILE
+    taken = given.take(parsed, file)
+    given.require(taken, "model", "data", "out")
+    return taken.options
+
+
+def _check_before(options: argparse.Namespace, given: Given, settings: Settings) -> None:
+    """The output directory must be empty, or with --resume hold this very run."""
+    out = Path(options.out)
+    if not options.resume:
+        if out.exists() and any(out.iterdir()):
+            raise FileExistsError(f"{out} is not empty: give another directory, or --resume")
+        return
+    before = given.take(argparse.Namespace(), out / CONFIG_FILE).options
+    differences = settings.differences(vars(before))
+    if differences:
+        raise ValueError(f"--resume: {differences}")
+    said = json.loads((out / RUN_FILE).read_text(encoding="utf-8"))
+    about = _about(options)
+    for name in ("data", "valid"):
+        if said.get(f"{name}_sha256") != about.get(f"{name}_sha256"):
+            raise ValueError(f"--resume: {getattr(options, name)} has changed")
+
+
+def _begin(options: argparse.Namespace, given: Given) -> None:
+    """Writes down what the run is, so that it can be resumed, before it takes a step."""
+    out = Path(options.out)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / RUN_FILE).write_text(json.dumps(_about(options), indent=2) + "\n", encoding="utf-8")
+    given.write(out / CONFIG_FILE, options)
+
+
+def run(parsed: argparse.Namespace) -> int:
     """Runs this subcommand."""
+    options = _options(parsed)
     config = ModelConfig.read(options.model)
     settings = _settings(options, config)
     data = _data(options, config, settings)
-    about, out, n_items = _about(options, settings), Path(options.out), len(data.train)
+    _check_before(options, parsed.taken, settings)
+    out, n_items = Path(options.out), len(data.train)
     metrics = Metrics(
         out / "metrics.jsonl", settings.n_steps(n_items), settings.steps_per_epoch(n_items)
     )
@@ -195,8 +229,7 @@ def run(options: argparse.Namespace) -> int:
         if options.resume:
             training.resume()
         else:
-            out.mkdir(parents=True, exist_ok=True)
-            (out / RUN_FILE).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+            _begin(options, parsed.taken)
         signal = training.train()
         if signal is not None:
             if not options.quiet:

@@ -6,12 +6,16 @@ import importlib
 from typing import Any
 
 
-def need(name: str) -> Any:
+_PACKAGES = {"yaml": "PyYAML"}  # where a package has another name than its module
+
+
+def need(name: str, extra: str = "data") -> Any:
     """Imports a module of an optional package; where it is missing, one line says what to do."""
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError:
-        package = name.partition(".")[0]
+        module = name.partition(".")[0]
+        package = _PACKAGES.get(module, module)
         raise ImportError(
-            f"the package {package} is missing: pip install 'liblisa[data]'"
+            f"the package {package} is missing: pip install 'liblisa[{extra}]'"
         ) from None
