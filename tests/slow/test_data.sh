@@ -35,6 +35,17 @@ if [ -f "$model/tokenizer.json" ]; then
 else
     echo "left out: SmolLM2's tokenizer (make demo)"
 fi
+fast() { (cd "$top/tests/python" && "$python" -m unittest -q "$@"); }
+if "$python" -c 'import matplotlib' 2>/dev/null; then
+    check "pictures of a run" fast test_plot
+else
+    echo "left out: pictures (matplotlib)"
+fi
+if "$python" -c 'import yaml' 2>/dev/null; then
+    check "options in YAML" fast test_config
+else
+    echo "left out: options in YAML (PyYAML)"
+fi
 # Nothing that is optional.
 lacking() { "$python" -S -c 'import sys; sys.modules["tokenizers"] = None
 from liblisa.cli import main; sys.exit(main(sys.argv[1:]))' inspect-data x --model "$1"; }

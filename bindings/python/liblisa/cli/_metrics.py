@@ -29,14 +29,14 @@ def clock(seconds: float) -> str:
 def read_metrics(path: Path) -> List[Dict[str, Any]]:
     """The objects of a file; a last line that a killed process has torn is left out."""
     found = []
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = path.read_bytes().splitlines(keepends=True)
     for number, line in enumerate(lines, 1):
+        if not line.endswith(b"\n"):
+            break
         try:
-            values = json.loads(line)
+            values = json.loads(line.decode("utf-8"))
             values["current_steps"] + 0
         except (ValueError, TypeError, KeyError):
-            if number == len(lines):
-                break
             raise ValueError(f"{path}: line {number} is not a step's figures") from None
         found.append(values)
     return found

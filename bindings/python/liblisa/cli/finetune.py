@@ -17,6 +17,7 @@ from ..data import Example, Formatter, pack, read_records, survey
 from ._given import Given
 from ._metrics import Metrics
 from ._parser import Flag, count, size
+from ._pictures import draw
 from ._progress import progress
 from ._run import Data, Run, Saving
 from ._settings import Settings
@@ -166,9 +167,13 @@ def _sha256(path: str) -> str:
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
-def _about(options: argparse.Namespace) -> Dict[str, Any]:
+def _about(options: argparse.Namespace, config: ModelConfig) -> Dict[str, Any]:
     """What run.json says: what the options alone do not."""
-    about = {"liblisa": __version__, "data_sha256": _sha256(options.data)}
+    about = {
+        "liblisa": __version__,
+        "n_layers": config.n_layers,
+        "data_sha256": _sha256(options.data),
+    }
     if options.valid is not None:
         about["valid_sha256"] = _sha256(options.valid)
     return about
@@ -185,7 +190,9 @@ def _options(parsed: argparse.Namespace) -> argparse.Namespace:
     return taken.options
 
 
-def _check_before(options: argparse.Namespace, given: Given, settings: Settings) -> None:
+def _check_before(
+    options: argparse.Namespace, given: Given, settings: Settings, about: Dict[str, Any]
+) -> None:
     """The output directory must be empty, or with --resume hold this very run."""
     out = Path(options.out)
     if not options.resume:
@@ -197,18 +204,27 @@ def _check_before(options: argparse.Namespace, given: Given, settings: Settings)
     if differences:
         raise ValueError(f"--resume: {differences}")
     said = json.loads((out / RUN_FILE).read_text(encoding="utf-8"))
-    about = _about(options)
     for name in ("data", "valid"):
         if said.get(f"{name}_sha256") != about.get(f"{name}_sha256"):
             raise ValueError(f"--resume: {getattr(options, name)} has changed")
 
 
-def _begin(options: argparse.Namespace, given: Given) -> None:
+def _begin(options: argparse.Namespace, given: Given, about: Dict[str, Any]) -> None:
     """Writes down what the run is, so that it can be resumed, before it takes a step."""
     out = Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
-    (out / RUN_FILE).write_text(json.dumps(_about(options), indent=2) + "\n", encoding="utf-8")
+    (out / RUN_FILE).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
     given.write(out / CONFIG_FILE, options)
+
+
+def _draw(out: Path, quiet: bool) -> None:
+    """Pictures, which are not worth a failure of what has been trained and saved."""
+    try:
+        lines = [str(path) for path in draw(out)]
+    except (ImportError, OSError) as error:
+        lines = [f"no pictures: {error}; then: liblisa plot {out}"]
+    if not quiet:
+        print(*lines, sep="\n")
 
 
 def run(parsed: argparse.Namespace) -> int:
@@ -217,7 +233,8 @@ def run(parsed: argparse.Namespace) -> int:
     config = ModelConfig.read(options.model)
     settings = _settings(options, config)
     data = _data(options, config, settings)
-    _check_before(options, parsed.taken, settings)
+    about = _about(options, config)
+    _check_before(options, parsed.taken, settings, about)
     out, n_items = Path(options.out), len(data.train)
     metrics = Metrics(
         out / "metrics.jsonl", settings.n_steps(n_items), settings.steps_per_epoch(n_items)
@@ -229,7 +246,7 @@ def run(parsed: argparse.Namespace) -> int:
         if options.resume:
             training.resume()
         else:
-            _begin(options, parsed.taken)
+            _begin(options, parsed.taken, about)
         signal = training.train()
         if signal is not None:
             if not options.quiet:
@@ -238,4 +255,5 @@ def run(parsed: argparse.Namespace) -> int:
         result = training.save()
     if not options.quiet:
         print(*filter(None, (training.outcome, result)), sep="\n")
+    _draw(out, options.quiet)
     return 0
