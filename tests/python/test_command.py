@@ -169,20 +169,6 @@ class Plan(Command):
             changed = self.json("plan", path, "--method", "lisa", *options)["methods"]["lisa"]
             self.assertLess(changed["bytes"][memory_class], plain["bytes"][memory_class], options)
 
-    def test_status_says_whether_it_fits(self):
-        path = self.model()
-        methods = self.json("plan", path, "--activations", "store")["methods"]
-        totals = {name: planned["total"] for name, planned in methods.items()}
-        between = (totals["lisa"] + totals["full"]) // 2
-        fits = ("plan", path, "--activations", "store", "--budget")
-        self.assertEqual(run(*fits, between)[0], 0)
-        self.assertEqual(run(*fits, between, "--method", "lisa")[0], 0)
-        status, out, err = run(*fits, between, "--method", "full")
-        self.assertEqual((status, err), (1, ""))
-        self.assertIn("no: ", out)
-        self.assertEqual(run(*fits, "1K")[0], 1)
-
-
 class Checkpoint(Command):
     def test_what_it_holds(self):
         for kind in ("lisa", "lora"):

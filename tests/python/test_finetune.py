@@ -12,10 +12,11 @@ from pathlib import Path
 from unittest import mock
 
 import liblisa
-from liblisa.cli import _run, finetune
+from liblisa.cli import _prepare, _run
 from liblisa.cli._best import Best
+from liblisa.cli._memory import handles
 from liblisa.cli._settings import Settings
-from liblisa.data import Example, shuffled, windows
+from liblisa.data import Example, Formatter, shuffled, windows
 from support import tiny_model
 from test_command import run
 from test_data import formatter
@@ -43,7 +44,7 @@ class Finetune(unittest.TestCase):
         def opened(_directory, max_tokens):
             return formatter(max_tokens=max_tokens)
 
-        return mock.patch.object(finetune.Formatter, "open", opened)
+        return mock.patch.object(Formatter, "open", opened)
 
     def finetune(self, out, *options):
         with self.opened():
@@ -235,6 +236,68 @@ class BestOne(Finetune):
         self.assertFalse((out / "model").exists())
 
 
+class Budget(Finetune):
+    def planned(self, n_batch, **batch):
+        """Bytes of a run with batches of so many, as the library plans them."""
+        optimizer = {"max_active_layers": 1}
+        config = liblisa.ModelConfig.read(self.model)
+        planned = liblisa.plan(
+            config, n_batch, self.longest, optimizer=optimizer, batch=batch,
+            context={"n_threads": 1},
+        )
+        return planned.total + handles(config.n_layers) + 4096
+
+    def setUp(self):
+        super().setUp()
+        with mock.patch.object(_run, "Batch", side_effect=liblisa.Batch) as made:
+            self.finetune(self.home / "free", "--threads", "1")
+        self.longest = made.call_args[0][2]
+
+    def test_what_was_not_given_is_chosen_and_kept(self):
+        whole, broken = self.home / "whole", self.home / "broken"
+        options = ["--threads", "1", "--budget", str(self.planned(2))]
+        with mock.patch("test_finetune.ALWAYS", [*ALWAYS[:2], *ALWAYS[4:]]):  # no --batch: 4
+            status, text, err = self.finetune(whole, *options)
+            self.assertEqual((status, err), (0, ""))
+            self.assertIn(": batch 2, 2 to a step, all layers stored, f32 moments\n", text)
+            written = json.loads((whole / "config.json").read_text())
+            self.assertEqual((written["batch"], written["accumulate"]), (2, 2))
+            self.assertEqual(self.stopped(4, broken, *options)[0], 130)
+            self.assertEqual(self.finetune(broken, *options, "--resume")[0], 0)
+        self.assertEqual(self.result(broken), self.result(whole))
+        (peak,) = self.metrics(whole, "peak_bytes")[-1]
+        self.assertLessEqual(peak, self.planned(2))
+
+    def test_layers_move_to_a_scratch_file(self):
+        """To the bits of a run in memory; where DIR lies in memory there is none."""
+        out = self.home / "out"
+        options = ["--threads", "1", "--head-rows", "8"]
+        budget = self.planned(2, activations="recompute", head_rows=8) - 8192
+        self.finetune(self.home / "memory", *options)
+        opened, contexts = liblisa.Model.open, liblisa.Context
+        with mock.patch.object(_run.Model, "open", side_effect=opened) as model, mock.patch.object(
+            _run, "Context", side_effect=contexts
+        ) as context:
+            status, text, err = self.finetune(out, *options, "--budget", budget)
+        self.assertEqual(context.call_args[1]["memory_limit"], budget)
+        self.assertEqual(model.call_args[1]["scratch_dir"], str(out.resolve()))
+        if "is in memory, expected a disk" in err:
+            self.skipTest(err)
+        self.assertEqual((status, err), (0, ""))
+        self.assertIn("f32 moments, trained layers in a scratch file", text)
+        self.assertEqual(self.result(out), self.result(self.home / "memory"))
+        self.assertEqual({path.name for path in out.iterdir()} & {"out", "scratch"}, set())
+
+    def test_what_was_given_is_not_given_up(self):
+        status, text, err = self.finetune(
+            self.home / "out", "--threads", "1", "--budget", str(self.planned(1)),
+            "--activations", "store", "--scratch-dir", str(self.home), "--moments", "f32",
+            "--head-rows", "64",
+        )
+        self.assertEqual((status, text, err.count("\n")), (1, "", 1))
+        self.assertIn("are missing even with batch 2, all layers stored, f32 moments", err)
+
+
 class Accumulated(Finetune):
     def test_it_is_the_large_batch(self):
         large, parts, other = (self.home / name for name in ("large", "parts", "other"))
@@ -363,10 +426,10 @@ class Figures(Finetune):
 
     def test_split(self):
         examples = [Example([n], [n]) for n in range(20)]
-        train, valid = finetune.split(examples, 0.25, seed=1)
+        train, valid = _prepare.split(examples, 0.25, seed=1)
         self.assertEqual((len(train), len(valid)), (15, 5))
         self.assertEqual(sorted(train + valid), examples)
-        self.assertNotEqual(finetune.split(examples, 0.25, seed=2)[1], valid)
+        self.assertNotEqual(_prepare.split(examples, 0.25, seed=2)[1], valid)
 
 
 class Refusals(Finetune):
@@ -389,7 +452,7 @@ class Refusals(Finetune):
         self.refused("leaves nothing", other, "--valid-fraction", "1")
         self.refused("need validation", other, "--valid-fraction", "0", "--patience", "1")
         self.refused("no label counts", other, "--max-tokens", "2")
-        self.refused("limit", other, "--budget", "100K")
+        self.refused("are missing even with", other, "--budget", "100K")
         self.assertFalse(other.exists())
 
 

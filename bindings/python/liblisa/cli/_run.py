@@ -8,7 +8,7 @@ import math
 import signal
 import time
 from pathlib import Path
-from typing import Any, List, NamedTuple, Optional, Sequence, Union
+from typing import Any, List, Optional
 
 from .._adapter import Adapter
 from .._checkpoint import (
@@ -22,11 +22,11 @@ from .._errors import NotFound
 from .._model import Model
 from .._sampler import Sampler
 from .._train import Batch, Optimizer, StepStats, backward, forward
-from ..data import Example, Padded, Row, in_order, windows
+from ..data import Padded, in_order, windows
 from ._best import Best
 from ._metrics import Measured, Metrics
+from ._prepare import Prepared
 from ._progress import Progress
-from ._settings import Settings
 
 
 class Signals:
@@ -51,59 +51,49 @@ class Signals:
         self.seen = number
 
 
-class Data(NamedTuple):
-    """What is trained on and what is measured on."""
-
-    train: Sequence[Union[Example, Row]]
-    valid: Sequence[Example]
-
-    @property
-    def longest(self) -> int:
-        """Tokens of the longest item."""
-        return max(len(item.tokens) for part in self for item in part)
-
-
-class Saving(NamedTuple):
-    """When and what is kept."""
-
-    every: int  # steps; 0: at a signal alone
-    keep: int
-
-
 class Run:
     """The parts of a training, opened by `with`."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        data: Data,
-        out: Path,
-        saving: Saving,
-        metrics: Metrics,
-        progress: Progress,
-    ) -> None:
-        self._settings, self._data, self._saving = settings, data, saving
+    def __init__(self, prepared: Prepared, progress: Progress) -> None:
+        self._options, self._settings = prepared.options, prepared.settings
+        self._data, self._n_steps = prepared.data, prepared.n_steps
+        self._out = out = Path(prepared.options.out)
         self._checkpoints, self._best_one = out / "checkpoints", out / "best"
-        self._out = out
-        self._metrics, self._progress = metrics, progress
-        self._n_steps = settings.n_steps(len(data.train))
+        per_epoch = self._settings.steps_per_epoch(len(self._data.train))
+        self._metrics = Metrics(out / "metrics.jsonl", self._n_steps, per_epoch)
+        self._progress = progress
         self._stack = contextlib.ExitStack()
         self._epoch: List[List[Padded]] = []
         self._epoch_number = -1
-        self._best = Best(settings.patience, settings.min_delta)
+        self._best = Best(self._settings.patience, self._settings.min_delta)
         self.done = 0  # steps
 
-    def open(self, model: str, budget: Optional[int], threads: Optional[int]) -> None:
+    def open(self) -> None:
         """Opens everything that the training takes."""
-        settings, enter = self._settings, self._stack.enter_context
-        self._context = enter(Context(settings.backend, memory_limit=budget, n_threads=threads))
-        self._model = enter(Model.open(self._context, model))
+        options, settings, enter = self._options, self._settings, self._stack.enter_context
+        self._context = enter(
+            Context(options.backend, memory_limit=options.budget, n_threads=options.threads)
+        )
+        self._model = enter(
+            Model.open(self._context, options.model, scratch_dir=options.scratch_dir)
+        )
         self._adapter: Optional[Adapter] = None
         if settings.method == "lora":
             self._adapter = enter(Adapter.create(self._model, **settings.adapter()))
             self._adapter.attach()
-        self._batch = enter(Batch(self._model, settings.batch, self._data.longest))
-        self._optimizer = enter(Optimizer(self._model, **settings.optimizer()))
+        # Before the batch, which stores as many layers as there is memory left for.
+        self._optimizer = enter(
+            Optimizer(self._model, scratch_dir=options.scratch_dir, **settings.optimizer())
+        )
+        self._batch = enter(
+            Batch(
+                self._model,
+                settings.batch,
+                self._data.longest,
+                activations=options.activations,
+                head_rows=settings.head_rows,
+            )
+        )
         self._sampler: Optional[Sampler] = None
         if settings.method == "lisa":
             self._sampler = Sampler(
@@ -141,8 +131,9 @@ class Run:
                 self._step(self.done)
                 if self._is_over():
                     break
-                if signals.seen or (self._saving.every and self.done % self._saving.every == 0):
-                    self._save(self._checkpoints, self._saving.keep)
+                every = self._options.save_every
+                if signals.seen or (every and self.done % every == 0):
+                    self._save(self._checkpoints, self._options.keep)
                 if signals.seen:
                     return signals.seen
         return None

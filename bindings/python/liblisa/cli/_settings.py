@@ -6,6 +6,8 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any, Dict, Optional
 
+from ._memory import optimizer_keywords
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -31,6 +33,12 @@ class Settings:
     weight_decay: float
     max_grad_norm: float
     moments: str
+    head_rows: Optional[int]
+    state_policy: str
+    embedding_rows: Optional[int]
+    frozen_embedding: bool
+    frozen_head: bool
+    update_in_backward: bool
     valid_fraction: float
     eval_every: int
     patience: Optional[int]
@@ -67,18 +75,13 @@ class Settings:
 
     def optimizer(self) -> Dict[str, Any]:
         """Keywords of Optimizer."""
-        options = {
+        return {
             "lr": self.lr,
             "weight_decay": self.weight_decay,
             "max_grad_norm": self.max_grad_norm,
             "seed": self.seed,
-            "moments_layers": self.moments,
+            **optimizer_keywords(self),
         }
-        if self.method != "lora":
-            options["moments_embedding"] = options["moments_head"] = self.moments
-        if self.method == "lisa":
-            options["max_active_layers"] = self.active
-        return options
 
     def adapter(self) -> Dict[str, Any]:
         """Keywords of Adapter.create."""

@@ -6,28 +6,24 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import random
-from dataclasses import fields
 from pathlib import Path
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict
 
 from .._config import ModelConfig
 from .._version import __version__
-from ..data import Example, Formatter, pack, read_records, survey
-from ._given import Given
-from ._metrics import Metrics
-from ._parser import Flag, count, size
+from ._given import Given, Taken
+from ._memory import add_memory
+from ._parser import Flag, count
 from ._pictures import draw
+from ._prepare import Prepared, prepare
 from ._progress import progress
-from ._run import Data, Run, Saving
-from ._settings import Settings
+from ._run import Run
 
 NAME = "finetune"
 HELP = "train a model on a file of examples"
 
 RUN_FILE, CONFIG_FILE = "run.json", "config.json"
 _NOT_IN_A_FILE = ("config", "resume", "quiet")
-_LR = {"lisa": 1e-5, "full": 1e-5, "lora": 2e-4}
 
 
 def _add_method(parser: argparse.ArgumentParser) -> None:
@@ -70,7 +66,6 @@ def _add_optimization(parser: argparse.ArgumentParser) -> None:
     add("--pack", action=Flag, help="fill sequences up with several examples")
     add("--weight-decay", type=float, default=0.0, metavar="X", help="of AdamW (0)")
     add("--max-grad-norm", type=float, default=1.0, metavar="X", help="clipping; 0: none (1)")
-    add("--moments", choices=("f32", "bf16", "8bit"), default="f32", help="AdamW's moments (f32)")
     add("--seed", type=int, default=1, metavar="N", help="of data, layers and rounding (1)")
 
 
@@ -109,58 +104,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--resume", action=Flag, help="go on in DIR from its newest whole checkpoint")
     add("--backend", default="cpu", metavar="NAME", help="cpu, cuda, ... (cpu)")
     add("--threads", type=count, metavar="N", help="threads (as many as there are)")
-    add("--budget", type=size, metavar="SIZE", help="memory there is, such as 8G (no limit)")
+    add_memory(parser)
     add("--log-every", type=count, default=10, metavar="N", help="steps between lines (10)")
     add("--quiet", action=Flag, help="print errors alone")
     Given(parser, _NOT_IN_A_FILE)
-
-
-def _examples(path: str, formatter: Formatter, config: ModelConfig) -> List[Example]:
-    """A file's examples; what inspect-data calls an error is one here."""
-    found = survey(read_records(path), formatter, vocab_size=config.vocab_size)
-    for finding in found.findings:
-        if finding.fatal:
-            raise ValueError(f"{path}: {finding}")
-    return found.examples
-
-
-Parts = Tuple[List[Example], List[Example]]
-
-
-def split(examples: List[Example], fraction: float, seed: int) -> Parts:
-    """What is trained on and what is held out, by chance."""
-    n_valid = round(fraction * len(examples))
-    if n_valid >= len(examples):
-        raise ValueError(f"--valid-fraction {fraction} leaves nothing to train on")
-    held_out = set(random.Random(seed).sample(range(len(examples)), n_valid))
-    parts: Parts = ([], [])
-    for number, example in enumerate(examples):
-        parts[number in held_out].append(example)
-    return parts
-
-
-def _data(options: argparse.Namespace, config: ModelConfig, settings: Settings) -> Data:
-    """What is trained on, and what is held out of it or has a file of its own."""
-    formatter = Formatter.open(options.model, max_tokens=settings.max_tokens)
-    train = _examples(options.data, formatter, config)
-    if options.valid is not None:
-        valid = _examples(options.valid, formatter, config)
-    else:
-        train, valid = split(train, settings.valid_fraction, settings.seed)
-    if settings.keeps_best and not valid:
-        raise ValueError("--patience and --save-best need validation: --valid, --valid-fraction")
-    return Data(pack(train, settings.max_tokens) if settings.pack else train, valid)
-
-
-def _settings(options: argparse.Namespace, config: ModelConfig) -> Settings:
-    """Fills in what depends on other options and on the model."""
-    options.lr = _LR[options.method] if options.lr is None else options.lr
-    options.max_tokens = min(options.max_tokens, config.max_positions)
-    options.active = min(options.active, config.n_layers)
-    for name in ("model", "data", "valid"):
-        if getattr(options, name) is not None:
-            setattr(options, name, str(Path(getattr(options, name)).resolve()))
-    return Settings(**{field.name: getattr(options, field.name) for field in fields(Settings)})
 
 
 def _sha256(path: str) -> str:
@@ -179,7 +126,7 @@ def _about(options: argparse.Namespace, config: ModelConfig) -> Dict[str, Any]:
     return about
 
 
-def _options(parsed: argparse.Namespace) -> argparse.Namespace:
+def _take(parsed: argparse.Namespace) -> Taken:
     """The options in force, from the command line, --config, or the run that is resumed."""
     given = parsed.taken
     file = getattr(parsed, "config", None)
@@ -187,20 +134,18 @@ def _options(parsed: argparse.Namespace) -> argparse.Namespace:
         file = Path(parsed.out) / CONFIG_FILE
     taken = given.take(parsed, file)
     given.require(taken, "model", "data", "out")
-    return taken.options
+    return taken
 
 
-def _check_before(
-    options: argparse.Namespace, given: Given, settings: Settings, about: Dict[str, Any]
-) -> None:
+def _check_before(prepared: Prepared, given: Given, about: Dict[str, Any]) -> None:
     """The output directory must be empty, or with --resume hold this very run."""
-    out = Path(options.out)
+    options, out = prepared.options, Path(prepared.options.out)
     if not options.resume:
         if out.exists() and any(out.iterdir()):
             raise FileExistsError(f"{out} is not empty: give another directory, or --resume")
         return
     before = given.take(argparse.Namespace(), out / CONFIG_FILE).options
-    differences = settings.differences(vars(before))
+    differences = prepared.settings.differences(vars(before))
     if differences:
         raise ValueError(f"--resume: {differences}")
     said = json.loads((out / RUN_FILE).read_text(encoding="utf-8"))
@@ -229,31 +174,27 @@ def _draw(out: Path, quiet: bool) -> None:
 
 def run(parsed: argparse.Namespace) -> int:
     """Runs this subcommand."""
-    options = _options(parsed)
-    config = ModelConfig.read(options.model)
-    settings = _settings(options, config)
-    data = _data(options, config, settings)
-    about = _about(options, config)
-    _check_before(options, parsed.taken, settings, about)
-    out, n_items = Path(options.out), len(data.train)
-    metrics = Metrics(
-        out / "metrics.jsonl", settings.n_steps(n_items), settings.steps_per_epoch(n_items)
-    )
-    saving = Saving(options.save_every, options.keep)
+    prepared = prepare(_take(parsed))
+    options = prepared.options
+    about = _about(options, prepared.config)
+    _check_before(prepared, parsed.taken, about)
+    if prepared.too_much:
+        raise ValueError(prepared.too_much)
     shown = progress(options.quiet, options.log_every)
-    with Run(settings, data, out, saving, metrics, shown) as training, shown:
-        training.open(options.model, options.budget, options.threads)
+    with Run(prepared, shown) as training, shown:
+        if options.scratch_dir is not None:
+            Path(options.scratch_dir).mkdir(parents=True, exist_ok=True)
+        training.open()
         if options.resume:
             training.resume()
         else:
             _begin(options, parsed.taken, about)
+        shown.note(prepared.words)
         signal = training.train()
         if signal is not None:
-            if not options.quiet:
-                print(f"saved after step {training.done}; --resume goes on from there")
+            shown.note(f"saved after step {training.done}; --resume goes on from there")
             return 128 + signal
         result = training.save()
-    if not options.quiet:
-        print(*filter(None, (training.outcome, result)), sep="\n")
-    _draw(out, options.quiet)
+        shown.note("\n".join(filter(None, (training.outcome, str(result)))))
+    _draw(Path(options.out), options.quiet)
     return 0

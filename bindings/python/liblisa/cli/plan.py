@@ -1,5 +1,5 @@
 """Says how many bytes a training takes, by method and memory class, before anything is loaded. With
---budget the exit status is 1 where no method that was asked for fits."""
+--budget it chooses what was not given, and the exit status is 1 where nothing fits."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import argparse
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Dict, List, NamedTuple, Optional
 
 from .._config import ModelConfig
-from .._plan import Plan, plan
-from ._parser import add_json, count, size
+from ._given import Given, Taken
+from ._memory import Search, Setting, add_memory
+from ._parser import add_json, count
 from ._report import mib, print_json, table
 
 NAME = "plan"
@@ -39,29 +40,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAMES",
         help="what LoRA stands beside, with commas: q,v or attention, mlp, ... (all-linear)",
     )
-    add("--budget", type=size, metavar="SIZE", help="what there is, such as 8G (no limit)")
-    add("--backend", default="cpu", metavar="NAME", help="cpu, cuda, reference, ... (cpu)")
     add(
-        "--activations",
-        choices=("auto", "store", "recompute"),
-        default="auto",
-        help="what forward keeps for backward (auto: as much as the budget allows)",
+        "--backend",
+        default="cpu",
+        metavar="NAMES",
+        help="cpu, cuda, reference, ..., side by side with commas (cpu)",
     )
-    add("--head-rows", type=count, metavar="N", help="rows of logits at once (as the plan likes)")
-    add("--moments", choices=("f32", "bf16", "8bit"), default="f32", help="AdamW's moments (f32)")
-    add(
-        "--state-policy",
-        choices=("drop", "keep", "offload"),
-        default="drop",
-        help="what becomes of the moments of a layer that stops training (drop)",
-    )
-    add("--embedding-rows", type=count, metavar="N", help="rows of the embedding with state (all)")
-    add("--frozen-embedding", action="store_true", help="the embedding does not train")
-    add("--frozen-head", action="store_true", help="final norm and head do not train")
-    add("--update-in-backward", action="store_true", help="no gradient is held beyond its update")
-    add("--scratch-dir", metavar="DIR", help="where trained layers and offloaded state lie")
+    add("--threads", type=count, metavar="N", help="threads (as many as there are)")
+    add_memory(parser)
     add("--generate", type=count, metavar="N", help="tokens of the longest generation (none)")
     add_json(parser)
+    Given(parser)
 
 
 def read_config(path: Path) -> ModelConfig:
@@ -73,69 +62,106 @@ def read_config(path: Path) -> ModelConfig:
         return ModelConfig.read(directory)
 
 
-def _optimizer(options: argparse.Namespace, method: str) -> Dict[str, Any]:
-    kept: Dict[str, Any] = {
-        "state_policy": options.state_policy,
-        "moments_layers": options.moments,
-        "update_in_backward": options.update_in_backward,
+class Found(NamedTuple):
+    """A column of the table."""
+
+    title: str
+    setting: Setting
+    largest_batch: Optional[int]  # None: without a budget any fits
+
+
+def _title(options: argparse.Namespace, several: bool) -> str:
+    ways = {
+        "lisa": f"LISA, {options.active} layers",
+        "lora": f"LoRA, rank {options.rank}",
+        "full": "full AdamW",
     }
-    if options.scratch_dir is not None:
-        kept["scratch_dir"] = options.scratch_dir
-    if method == "lora":
-        return kept
-    kept["moments_embedding"] = kept["moments_head"] = options.moments
-    kept["embedding_rows"] = options.embedding_rows
-    kept["train_embedding"] = not options.frozen_embedding
-    kept["train_head"] = not options.frozen_head
-    if method == "lisa":
-        kept["max_active_layers"] = options.active
-    return kept
+    return ways[options.method] + (f", {options.backend}" if several else "")
 
 
-def _plan(options: argparse.Namespace, config: ModelConfig, method: str) -> Plan:
-    adapter = {"rank": options.rank, "targets": options.targets.split(",")}
-    return plan(
+def _find(
+    taken: Taken, config: ModelConfig, method: str, backend: str, several: bool
+) -> Found:
+    """The least compromise for one method on one backend."""
+    changed = {"method": method, "backend": backend, "accumulate": 1}
+    options = argparse.Namespace(**{**vars(taken.options), **changed})
+    search = Search(
         config,
-        options.batch,
+        options,
         options.tokens,
-        generate_tokens=options.generate,
-        context={"backend": options.backend, "memory_limit": options.budget},
-        model={"scratch_dir": options.scratch_dir},
-        batch={"activations": options.activations, "head_rows": options.head_rows},
-        optimizer=_optimizer(options, method),
-        adapter=adapter if method == "lora" else None,
+        given=taken.given | {"batch", "accumulate"},
+        scratch=".",
+        generate=options.generate,
     )
+    setting = search.choose()
+    largest = None if options.budget is None else search.largest_batch(setting)
+    return Found(_title(options, several), setting, largest)
 
 
-def _print(options: argparse.Namespace, plans: Dict[str, Plan]) -> None:
-    names = {"lisa": f"LISA, {options.active} layers", "lora": f"LoRA, rank {options.rank}"}
-    every = list(plans.values())
-    rows: List[List[str]] = [["MiB", *(names.get(name, "full AdamW") for name in plans)]]
-    for memory_class in every[0].bytes:
-        if any(planned.bytes[memory_class] for planned in every):
-            rows.append([memory_class, *(mib(planned.bytes[memory_class]) for planned in every)])
-    rows.append(["total, mapped and disk apart", *(mib(planned.total) for planned in every)])
-    rows.append(["parameters that train at once", *(f"{p.n_trained:,}" for p in every)])
-    rows.append(["layers that keep activations", *(str(p.stored_layers) for p in every)])
+def _rows(found: List[Found]) -> List[List[str]]:
+    plans = [each.setting.plan for each in found]
+    settings = [each.setting for each in found]
+    rows = [["MiB", *(each.title for each in found)]]
+    for memory_class in plans[0].bytes:
+        if any(planned.bytes[memory_class] for planned in plans):
+            rows.append([memory_class, *(mib(planned.bytes[memory_class]) for planned in plans)])
+    rows.append(["total, mapped, disk and host apart", *(mib(p.total) for p in plans)])
+    rows.append(["parameters that train at once", *(f"{p.n_trained:,}" for p in plans)])
+    rows.append(["layers that keep activations", *(str(p.stored_layers) for p in plans)])
+    rows.append(["rows of logits at once", *(str(p.head_rows) for p in plans)])
+    rows.append(["moments", *(setting.value("moments") for setting in settings)])
+    if any(setting.changes.get("scratch_dir") for setting in settings):
+        moved = ("yes" if "scratch_dir" in setting.changes else "no" for setting in settings)
+        rows.append(["trained layers in a scratch file", *moved])
+    if any("state_policy" in setting.changes for setting in settings):
+        rows.append(["state policy", *(setting.value("state_policy") for setting in settings)])
+    return rows
+
+
+def _print(options: argparse.Namespace, found: List[Found]) -> None:
+    rows = _rows(found)
     if options.budget is not None:
-        fits = ("yes" if planned.fits else f"no: {planned.largest_class}" for planned in every)
-        rows.append([f"fits {mib(options.budget)} MiB", *fits])
+        rows.append(["largest batch that fits", *(str(each.largest_batch or "none") for each in found)])
+        verdicts = (each.setting.verdict() for each in found)
+        rows.append([f"fits {mib(options.budget)} MiB", *verdicts])
     print(
-        f"{options.model}: {every[0].n_parameters:,} parameters, batches of {options.batch} x "
-        f"{options.tokens} tokens, backend {options.backend}",
+        f"{options.model}: {found[0].setting.plan.n_parameters:,} parameters, "
+        f"batches of {options.batch} x {options.tokens} tokens, backend {options.backend}",
         "",
         table(rows),
         sep="\n",
     )
 
 
-def run(options: argparse.Namespace) -> int:
+def _object(found: Found) -> Dict[str, Any]:
+    """A column as JSON."""
+    setting = found.setting
+    names = ("moments", "activations", "state_policy", "scratch_dir")
+    return {
+        **setting.plan._asdict(),
+        **{name: setting.value(name) for name in names},
+        "largest_batch": found.largest_batch,
+        "missing": setting.missing,
+        "fits": setting.missing == 0,
+    }
+
+
+def run(parsed: argparse.Namespace) -> int:
     """Runs this subcommand."""
+    taken = parsed.taken.take(parsed)
+    options = taken.options
     config = read_config(Path(options.model))
     if options.tokens is None:
         options.tokens = min(512, config.max_positions)
+    backends = options.backend.split(",")
     methods = [options.method] if options.method else METHODS
-    plans = {method: _plan(options, config, method) for method in methods}
+    found = {
+        method if len(backends) == 1 else f"{method} {backend}": _find(
+            taken, config, method, backend, len(backends) > 1
+        )
+        for backend in backends
+        for method in methods
+    }
     if options.json:
         print_json(
             {
@@ -144,9 +170,9 @@ def run(options: argparse.Namespace) -> int:
                 "tokens": options.tokens,
                 "backend": options.backend,
                 "budget": options.budget,
-                "methods": {method: planned._asdict() for method, planned in plans.items()},
+                "methods": {name: _object(each) for name, each in found.items()},
             }
         )
     else:
-        _print(options, plans)
-    return 0 if any(planned.fits for planned in plans.values()) else 1
+        _print(options, list(found.values()))
+    return 0 if any(each.setting.missing == 0 for each in found.values()) else 1
