@@ -4,6 +4,7 @@ test_data's."""
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import tempfile
@@ -16,7 +17,7 @@ from liblisa.cli import _prepare, _run
 from liblisa.cli._best import Best
 from liblisa.cli._memory import handles
 from liblisa.cli._settings import Settings
-from liblisa.data import Example, Formatter, shuffled, windows
+from liblisa.data import Example, Formatter, pack, pad, read_records, shuffled, windows
 from support import tiny_model
 from test_command import run
 from test_data import formatter
@@ -296,6 +297,65 @@ class Budget(Finetune):
         )
         self.assertEqual((status, text, err.count("\n")), (1, "", 1))
         self.assertIn("are missing even with batch 2, all layers stored, f32 moments", err)
+
+
+class DryRun(Finetune):
+    def test_it_says_and_writes_nothing(self):
+        before = sorted(self.home.rglob("*"))
+        weights = (self.model / "model.safetensors").read_bytes()
+        for options in (["--epochs", "2"], ["--pack", "--max-tokens", "16"], ["--method", "lora"]):
+            out = self.home / "new" / "out"
+            status, text, err = self.finetune(out, *options, "--dry-run", "--budget", "1G")
+            self.assertEqual((status, err), (0, ""))
+            self.assertEqual(sorted(self.home.rglob("*")), before)
+            self.assertIn("10 examples, 1 to val" if "--pack" not in options else " rows, ", text)
+            self.assertIn("; 12 steps of 2, up to", text)
+            self.assertRegex(text, r"\nactivations +\d")
+            self.assertRegex(text, r"\nfits 1,024.0 MiB +yes\n")
+            self.assertRegex(text, r"\n3 steps were tried: .* 2 validations of .* in all\n$")
+        self.assertEqual((self.model / "model.safetensors").read_bytes(), weights)
+
+    def test_counts(self):
+        status, text, _ = self.finetune(self.home / "out", "--dry-run", "--valid-fraction", "0")
+        examples = [formatter().example(r.content) for r in read_records(self.data)]
+        n_tokens = sum(len(example.tokens) for example in examples)
+        learned = sum(example.n_targets for example in examples)
+        self.assertIn(f"\n{n_tokens} tokens an epoch, {learned} of them learned", text)
+        self.assertIn(f"; {2 * n_tokens} in 2 epochs\n", text)
+        self.assertIn("; 0 validations of 0.0 s", text)
+
+    def test_status_says_whether_it_fits(self):
+        with mock.patch.object(_run.Model, "open") as opened:
+            status, text, err = self.finetune(self.home / "out", "--dry-run", "--budget", "2M")
+        self.assertFalse(opened.called)
+        self.assertEqual((status, err), (1, ""))
+        self.assertRegex(text, r"\nfits 2.0 MiB +no: \d.* are missing\n")
+        self.assertTrue(text.rstrip().splitlines()[-1].startswith("--budget 2.0 MiB: "))
+        self.assertFalse((self.home / "out").exists())
+
+    def test_labels_of_packed_rows_are_the_library_s(self):
+        examples = [formatter().example(r.content) for r in read_records(self.data)]
+        rows = pack(examples, 24)
+        with liblisa.Context() as context, liblisa.Model.open(context, self.model) as model:
+            batch = liblisa.Batch(model, len(rows), 24)
+            data = pad(rows)
+            batch.set(data.tokens, data.labels, documents=data.documents)
+            self.assertEqual(sum(row.n_targets for row in rows), batch.n_targets)
+
+    def test_time(self):
+        """Three steps of a second for each place: the first does not count."""
+        seconds = iter(range(0, 100000, 100))
+        with mock.patch.object(_run.time, "monotonic", lambda: next(seconds)):
+            _, text, _ = self.finetune(self.home / "out", "--dry-run", "--eval-every", "4")
+        said = re.search(
+            r"tried: ([\d.]+) s a step, (\d+) tok/s; (\d+) validations of ([\d.]+) s; about (.*) in",
+            text,
+        )
+        step, _, n_validations, validation, total = said.groups()
+        self.assertEqual((n_validations, validation), ("4", "100.0"))
+        hours, minutes, rest = map(int, total.split()[-1].split(":"))
+        expected = 12 * float(step) + 400
+        self.assertLess(abs((hours * 60 + minutes) * 60 + rest - expected), 2)
 
 
 class Accumulated(Finetune):

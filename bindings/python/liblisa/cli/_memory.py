@@ -213,10 +213,12 @@ class Setting(NamedTuple):
         said = [f"batch {self.value('batch')}"]
         if accumulated > 1:
             said[0] += f", {accumulated} to a step"
-        said.append(
-            "all layers stored" if self.stores_all
-            else f"{stored} of {self.n_layers} layers stored, the others recomputed"
-        )
+        if self.stores_all:
+            said.append("all layers stored")
+        elif stored == 0:
+            said.append("all layers recomputed")
+        else:
+            said.append(f"{stored} of {self.n_layers} layers stored, the others recomputed")
         said.append(f"{self.value('moments')} moments")
         if "head_rows" in self.changes:
             said.append(f"{self.plan.head_rows} rows of logits at once")

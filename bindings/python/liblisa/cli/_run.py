@@ -8,7 +8,7 @@ import math
 import signal
 import time
 from pathlib import Path
-from typing import Any, List, Optional
+from typing import Any, List, NamedTuple, Optional
 
 from .._adapter import Adapter
 from .._checkpoint import (
@@ -27,6 +27,14 @@ from ._best import Best
 from ._metrics import Measured, Metrics
 from ._prepare import Prepared
 from ._progress import Progress
+
+
+_TRIED_STEPS = 3
+
+
+def _area(data: Padded) -> int:
+    """Places of a batch, the filling included: what a step's time goes by."""
+    return len(data.tokens) * len(data.tokens[0])
 
 
 class Signals:
@@ -49,6 +57,17 @@ class Signals:
         if self.seen is not None:
             raise KeyboardInterrupt
         self.seen = number
+
+
+class Trial(NamedTuple):
+    """How long steps took that were tried, and what follows from that."""
+
+    n_steps: int  # that were tried
+    step_seconds: float  # of a step of average length
+    tokens_per_second: float
+    n_validations: int  # of the whole run
+    validation_seconds: float
+    total_seconds: float
 
 
 class Run:
@@ -137,6 +156,42 @@ class Run:
                 if signals.seen:
                     return signals.seen
         return None
+
+    def rehearse(self) -> Trial:
+        """Times the first steps and a batch of the validation. The model is changed by that."""
+        n_tried = min(_TRIED_STEPS, self._n_steps)
+        rates = []
+        for step in range(n_tried):
+            begin = time.monotonic()
+            window = self._window_at(step)
+            self._update(step, window)
+            rates.append((time.monotonic() - begin, sum(map(_area, window))))
+        warm = rates[1:] or rates  # the first brings the weights into memory
+        per_place = sum(seconds for seconds, _ in warm) / sum(places for _, places in warm)
+        places = sum(_area(data) for window in self._epoch for data in window)
+        step_seconds = per_place * places / len(self._epoch)
+        n_tokens = sum(data.n_tokens for window in self._epoch for data in window)
+        validation_seconds = self._time_validation()
+        every = self._settings.eval_every or self._n_steps
+        n_validations = 1 + math.ceil(self._n_steps / every) if self._data.valid else 0
+        return Trial(
+            n_tried,
+            step_seconds,
+            n_tokens / len(self._epoch) / step_seconds,
+            n_validations,
+            validation_seconds,
+            self._n_steps * step_seconds + n_validations * validation_seconds,
+        )
+
+    def _time_validation(self) -> float:
+        batches = list(in_order(self._data.valid, self._settings.batch))
+        if not batches:
+            return 0.0
+        tried = batches[len(batches) // 2]
+        begin = time.monotonic()
+        self._measure(tried)
+        seconds = time.monotonic() - begin
+        return seconds / _area(tried) * sum(map(_area, batches))
 
     def save(self) -> Path:
         """Writes the result: a Hugging Face directory, or a PEFT adapter."""
@@ -227,11 +282,14 @@ class Run:
         n_batches = math.ceil(len(self._data.valid) / self._settings.batch)
         for number, data in enumerate(in_order(self._data.valid, self._settings.batch), 1):
             self._progress.busy(f"validating {number}/{n_batches}")
-            self._batch.set(data.tokens, data.labels, documents=data.documents)
-            total += self._model.evaluate(self._batch).loss * self._batch.n_targets
+            total += self._measure(data) * self._batch.n_targets
             n_targets += self._batch.n_targets
         self._progress.busy("")
         return total / n_targets
+
+    def _measure(self, data: Padded) -> float:
+        self._batch.set(data.tokens, data.labels, documents=data.documents)
+        return self._model.evaluate(self._batch).loss
 
     def _save(self, directory: Path, keep: int) -> None:
         blob = {"tokens": self._metrics.tokens, "best": self._best.state()}

@@ -11,6 +11,7 @@ from typing import Any, Dict
 
 from .._config import ModelConfig
 from .._version import __version__
+from ._dry_run import dry_run
 from ._given import Given, Taken
 from ._memory import add_memory
 from ._parser import Flag, count
@@ -23,7 +24,7 @@ NAME = "finetune"
 HELP = "train a model on a file of examples"
 
 RUN_FILE, CONFIG_FILE = "run.json", "config.json"
-_NOT_IN_A_FILE = ("config", "resume", "quiet")
+_NOT_IN_A_FILE = ("config", "resume", "quiet", "dry_run")
 
 
 def _add_method(parser: argparse.ArgumentParser) -> None:
@@ -101,12 +102,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_validation(parser)
     add("--save-every", type=int, default=0, metavar="N", help="steps between checkpoints (none)")
     add("--keep", type=count, default=2, metavar="N", help="checkpoints that are kept (2)")
-    add("--resume", action=Flag, help="go on in DIR from its newest whole checkpoint")
+    add("--resume", action="store_true", help="go on in DIR from its newest whole checkpoint")
     add("--backend", default="cpu", metavar="NAME", help="cpu, cuda, ... (cpu)")
     add("--threads", type=count, metavar="N", help="threads (as many as there are)")
     add_memory(parser)
     add("--log-every", type=count, default=10, metavar="N", help="steps between lines (10)")
-    add("--quiet", action=Flag, help="print errors alone")
+    add("--quiet", action="store_true", help="print errors alone")
+    add("--dry-run", action="store_true", help="say what would be done, try three steps, and end")
     Given(parser, _NOT_IN_A_FILE)
 
 
@@ -178,6 +180,8 @@ def run(parsed: argparse.Namespace) -> int:
     options = prepared.options
     about = _about(options, prepared.config)
     _check_before(prepared, parsed.taken, about)
+    if options.dry_run:
+        return dry_run(prepared)
     if prepared.too_much:
         raise ValueError(prepared.too_much)
     shown = progress(options.quiet, options.log_every)

@@ -7,13 +7,14 @@ import argparse
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional
+from typing import Any, Dict, List
 
 from .._config import ModelConfig
+from ._columns import Column, column_rows, column_title
 from ._given import Given, Taken
-from ._memory import Search, Setting, add_memory
+from ._memory import Search, add_memory
 from ._parser import add_json, count
-from ._report import mib, print_json, table
+from ._report import print_json, table
 
 NAME = "plan"
 HELP = "memory of a training, by method"
@@ -62,26 +63,9 @@ def read_config(path: Path) -> ModelConfig:
         return ModelConfig.read(directory)
 
 
-class Found(NamedTuple):
-    """A column of the table."""
-
-    title: str
-    setting: Setting
-    largest_batch: Optional[int]  # None: without a budget any fits
-
-
-def _title(options: argparse.Namespace, several: bool) -> str:
-    ways = {
-        "lisa": f"LISA, {options.active} layers",
-        "lora": f"LoRA, rank {options.rank}",
-        "full": "full AdamW",
-    }
-    return ways[options.method] + (f", {options.backend}" if several else "")
-
-
 def _find(
     taken: Taken, config: ModelConfig, method: str, backend: str, several: bool
-) -> Found:
+) -> Column:
     """The least compromise for one method on one backend."""
     changed = {"method": method, "backend": backend, "accumulate": 1}
     options = argparse.Namespace(**{**vars(taken.options), **changed})
@@ -95,45 +79,20 @@ def _find(
     )
     setting = search.choose()
     largest = None if options.budget is None else search.largest_batch(setting)
-    return Found(_title(options, several), setting, largest)
+    return Column(column_title(options, several), setting, largest)
 
 
-def _rows(found: List[Found]) -> List[List[str]]:
-    plans = [each.setting.plan for each in found]
-    settings = [each.setting for each in found]
-    rows = [["MiB", *(each.title for each in found)]]
-    for memory_class in plans[0].bytes:
-        if any(planned.bytes[memory_class] for planned in plans):
-            rows.append([memory_class, *(mib(planned.bytes[memory_class]) for planned in plans)])
-    rows.append(["total, mapped, disk and host apart", *(mib(p.total) for p in plans)])
-    rows.append(["parameters that train at once", *(f"{p.n_trained:,}" for p in plans)])
-    rows.append(["layers that keep activations", *(str(p.stored_layers) for p in plans)])
-    rows.append(["rows of logits at once", *(str(p.head_rows) for p in plans)])
-    rows.append(["moments", *(setting.value("moments") for setting in settings)])
-    if any(setting.changes.get("scratch_dir") for setting in settings):
-        moved = ("yes" if "scratch_dir" in setting.changes else "no" for setting in settings)
-        rows.append(["trained layers in a scratch file", *moved])
-    if any("state_policy" in setting.changes for setting in settings):
-        rows.append(["state policy", *(setting.value("state_policy") for setting in settings)])
-    return rows
-
-
-def _print(options: argparse.Namespace, found: List[Found]) -> None:
-    rows = _rows(found)
-    if options.budget is not None:
-        rows.append(["largest batch that fits", *(str(each.largest_batch or "none") for each in found)])
-        verdicts = (each.setting.verdict() for each in found)
-        rows.append([f"fits {mib(options.budget)} MiB", *verdicts])
+def _print(options: argparse.Namespace, found: List[Column]) -> None:
     print(
         f"{options.model}: {found[0].setting.plan.n_parameters:,} parameters, "
         f"batches of {options.batch} x {options.tokens} tokens, backend {options.backend}",
         "",
-        table(rows),
+        table(column_rows(found)),
         sep="\n",
     )
 
 
-def _object(found: Found) -> Dict[str, Any]:
+def _object(found: Column) -> Dict[str, Any]:
     """A column as JSON."""
     setting = found.setting
     names = ("moments", "activations", "state_policy", "scratch_dir")

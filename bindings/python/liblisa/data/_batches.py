@@ -25,6 +25,14 @@ class Row(NamedTuple):
     labels: List[int]
     documents: List[int]
 
+    @property
+    def n_targets(self) -> int:
+        """Labels that count: the first of a document is predicted from nothing."""
+        return sum(
+            label != IGNORE_LABEL and t > 0 and self.documents[t] == self.documents[t - 1]
+            for t, label in enumerate(self.labels)
+        )
+
 
 Item = Union[Example, Row]
 
