@@ -1,6 +1,6 @@
 #!/bin/bash
-# Fine-tunes SmolLM2-135M-Instruct with LISA: `make demo`. Arguments go to demo.py.
-# Everything it makes lies in build/demo; a second run downloads nothing.
+# Fine-tunes SmolLM2-135M-Instruct with LISA: `make demo`. Arguments go to `liblisa finetune`.
+# Everything it makes lies in build/demo; a second run downloads nothing and trains anew.
 set -eu
 cd "$(dirname "$0")/../.."
 
@@ -53,5 +53,7 @@ build
 mkdir -p "$out"
 environment
 model
-LISA_LIBRARY=$BUILD/liblisa.so PYTHONPATH=bindings/python \
-    exec "$python" "$here/demo.py" "$out/$name" examples/data "$out" "$@"
+export LISA_LIBRARY=$BUILD/liblisa.so PYTHONPATH=bindings/python
+rm -rf "$out/tuned"
+"$python" -m liblisa finetune "$out/$name" --config "$here/recipe.json" --out "$out/tuned" "$@"
+exec "$python" "$here/report.py" "$out/$name" "$out/tuned"

@@ -53,7 +53,13 @@ class Files(unittest.TestCase):
             ' "targets": ["q", "v"], "pack": true}'
         )
         expected = argparse.Namespace(
-            model="m", lr=1e-3, max_tokens=4, budget=2048, method="lora", targets="q,v", pack=True,
+            model="m",
+            lr=1e-3,
+            max_tokens=4,
+            budget=2048,
+            method="lora",
+            targets="q,v",
+            pack=True,
             quiet=False,
         )
         self.assertEqual(taken.options, expected)

@@ -8,12 +8,13 @@ import re
 import shutil
 import signal
 import tempfile
+import time
 import unittest
 from pathlib import Path
 from unittest import mock
 
 import liblisa
-from liblisa.cli import _prepare, _run
+from liblisa.cli import _prepare, _resident, _run
 from liblisa.cli._best import Best
 from liblisa.cli._memory import handles
 from liblisa.cli._settings import Settings
@@ -181,7 +182,9 @@ class BestOne(Finetune):
                 self.assertEqual(len(saved), 2 - times)
                 self.assertLessEqual(len([*broken.glob("best/*")]), 1)
                 update = _run.Run._update
-                with mock.patch.object(_run.Run, "_update", autospec=True, side_effect=update) as made:
+                with mock.patch.object(
+                    _run.Run, "_update", autospec=True, side_effect=update
+                ) as made:
                     status, text, err = self.finetune(broken, *options, "--resume")
                 self.assertEqual((status, err), (0, ""))
                 first = n_steps if saved else best
@@ -233,8 +236,18 @@ class BestOne(Finetune):
         with mock.patch.object(_run.Run, "save", lost):
             status, _, err = self.finetune(out, *self.OPTIONS, "--save-best")
         self.assertEqual((status, err.count("\n")), (1, 1))
-        self.assertIn("best", err)
-        self.assertFalse((out / "model").exists())
+        self.assertIn(", the best, is gone; ", err)
+        self.assertIn(f"{out / 'model'} is of step 30", err)
+        last = self.home / "last"
+        self.assertEqual(self.finetune(last, *self.OPTIONS)[0], 0)
+        self.assertEqual(self.result(out), self.result(last))
+
+    def test_none_was_measured(self):
+        out = self.home / "out"
+        with mock.patch.object(_run.Run, "_evaluate", return_value=math.nan):
+            status, text, err = self.finetune(out, *self.OPTIONS, "--save-best")
+        self.assertEqual((status, err), (0, ""))
+        self.assertTrue((out / "model").exists())
 
 
 class Budget(Finetune):
@@ -243,7 +256,11 @@ class Budget(Finetune):
         optimizer = {"max_active_layers": 1}
         config = liblisa.ModelConfig.read(self.model)
         planned = liblisa.plan(
-            config, n_batch, self.longest, optimizer=optimizer, batch=batch,
+            config,
+            n_batch,
+            self.longest,
+            optimizer=optimizer,
+            batch=batch,
             context={"n_threads": 1},
         )
         return planned.total + handles(config.n_layers) + 4096
@@ -291,9 +308,19 @@ class Budget(Finetune):
 
     def test_what_was_given_is_not_given_up(self):
         status, text, err = self.finetune(
-            self.home / "out", "--threads", "1", "--budget", str(self.planned(1)),
-            "--activations", "store", "--scratch-dir", str(self.home), "--moments", "f32",
-            "--head-rows", "64",
+            self.home / "out",
+            "--threads",
+            "1",
+            "--budget",
+            str(self.planned(1)),
+            "--activations",
+            "store",
+            "--scratch-dir",
+            str(self.home),
+            "--moments",
+            "f32",
+            "--head-rows",
+            "64",
         )
         self.assertEqual((status, text, err.count("\n")), (1, "", 1))
         self.assertIn("are missing even with batch 2, all layers stored, f32 moments", err)
@@ -403,15 +430,25 @@ class Configured(Finetune):
         self.assertEqual(self.run_with("--config", config, "--out", again)[0], 0)
         self.assertEqual(self.result(again), self.result(first))
         written = json.loads(config.read_text())
-        self.assertEqual({**json.loads((again / "config.json").read_text()), "out": str(first)},
-                         {**written, "out": str(first)})
+        self.assertEqual(
+            {**json.loads((again / "config.json").read_text()), "out": str(first)},
+            {**written, "out": str(first)},
+        )
         self.assertEqual((written["moments"], written["save-best"]), ("bf16", True))
         self.assertFalse({"resume", "config", "quiet", "valid"} & set(written))
 
     def test_the_command_line_is_stronger(self):
         config = self.home / "c.json"
-        settings = {"model": str(self.model), "data": str(self.data), "steps": 2, "max_tokens": 32,
-                    "out": str(self.home / "a"), "save-best": True, "lr": "1e-3", "seed": None}
+        settings = {
+            "model": str(self.model),
+            "data": str(self.data),
+            "steps": 2,
+            "max_tokens": 32,
+            "out": str(self.home / "a"),
+            "save-best": True,
+            "lr": "1e-3",
+            "seed": None,
+        }
         config.write_text(json.dumps(settings))
         self.assertEqual(self.run_with("--config", config)[0], 0)
         options = ["--out", self.home / "b", "--steps", "3", "--no-save-best", "--seed", "7"]
@@ -434,8 +471,17 @@ class Figures(Finetune):
     def test_metrics(self):
         out = self.home / "out"
         status, text, err = self.finetune(
-            out, "--eval-every", "5", "--valid-fraction", "0.2", "--log-every", "4", "--keep", "3",
-            "--save-every", "1",
+            out,
+            "--eval-every",
+            "5",
+            "--valid-fraction",
+            "0.2",
+            "--log-every",
+            "4",
+            "--keep",
+            "3",
+            "--save-every",
+            "1",
         )
         self.assertEqual((status, err), (0, ""))
         lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
@@ -448,9 +494,7 @@ class Figures(Finetune):
             self.assertEqual((line["total_steps"], line["lisa_active_layers"]), (12, 1))
             self.assertEqual(line["lisa_layers"], [sampler.mask(step).index(1, 1) - 1])
             self.assertGreater(line["peak_bytes"], 1 << 20)
-        self.assertEqual(
-            lines[-1]["total_tokens"], sum(line["step_tokens"] for line in lines)
-        )
+        self.assertEqual(lines[-1]["total_tokens"], sum(line["step_tokens"] for line in lines))
         self.assertEqual(lines[-1]["epoch"], round(12 / 5, 4))  # 9 examples, 2 held out
         self.assertEqual(lines[-1]["percentage"], 100)
         self.assertLess(lines[-1]["loss"], lines[0]["loss"])
@@ -461,6 +505,33 @@ class Figures(Finetune):
         self.assertEqual(about["liblisa"], liblisa.__version__)
         self.assertEqual(json.loads((out / "config.json").read_text())["lr"], 1e-2)
         self.assertEqual(self.finetune(self.home / "quiet", "--quiet"), (0, "", ""))
+
+    def test_memory_is_written_down_beside_its_plan(self):
+        out = self.home / "out"
+        status, text, _ = self.finetune(out)
+        memory = json.loads((out / "run.json").read_text())["memory"]
+        self.assertEqual(memory["held"]["gradients"], memory["planned"]["gradients"])
+        (peak,) = self.metrics(out, "peak_bytes")[-1]
+        self.assertGreaterEqual(memory["held_total"], peak)
+        self.assertLess(memory["held_total"], memory["planned_total"] + handles(4))
+        self.assertTrue(0 <= memory["anonymous"] < 1 << 30)
+        self.assertRegex(text, r"memory: .* planned, .* held, .* as the system counts")
+        with mock.patch.object(_resident, "_STATUS", Path("/nowhere")):
+            status, text, err = self.finetune(self.home / "without")
+        self.assertEqual((status, err), (0, ""))
+        self.assertNotIn("as the system counts", text)
+
+    @unittest.skipUnless(Path("/proc/self/status").exists(), "no /proc")
+    def test_a_peak_is_seen_although_it_is_gone(self):
+        watch = _resident.AnonymousPeak(interval=0.001)
+        watch.start()
+        filled = bytearray(b"x") * (64 << 20)
+        time.sleep(0.1)
+        del filled
+        watch.stop()
+        watch.stop()
+        self.assertTrue(60 << 20 < watch.grown < 80 << 20, watch.grown)
+        self.assertFalse(watch._thread.is_alive())
 
     def test_epochs_see_everything(self):
         with mock.patch.object(_run.Metrics, "step", return_value={}) as seen, mock.patch.object(
@@ -504,8 +575,15 @@ class Refusals(Finetune):
         self.refused("config.json", out, "--resume")
         self.assertEqual(self.finetune(out)[0], 0)
         self.refused("is not empty", out)
-        self.refused("lr was 0.01, now 0.02; seed was 1, now 4", out, "--resume", "--lr", "2e-2",
-                     "--seed", "4")
+        self.refused(
+            "lr was 0.01, now 0.02; seed was 1, now 4",
+            out,
+            "--resume",
+            "--lr",
+            "2e-2",
+            "--seed",
+            "4",
+        )
         with self.data.open("a") as file:
             file.write('{"text": "aa"}\n')
         self.refused("has changed", out, "--resume")

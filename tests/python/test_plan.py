@@ -22,10 +22,24 @@ ORDER = ("batch", "recompute", "head_rows", "scratch_dir", "moments")
 def asked(**changes):
     """Options of a training, without a budget."""
     options = dict(
-        method="lisa", active=2, rank=4, targets="q,v", batch=8, accumulate=1, backend="cpu",
-        threads=1, budget=None, moments="f32", activations="auto", head_rows=None,
-        state_policy="drop", embedding_rows=None, frozen_embedding=False, frozen_head=False,
-        update_in_backward=False, scratch_dir=None,
+        method="lisa",
+        active=2,
+        rank=4,
+        targets="q,v",
+        batch=8,
+        accumulate=1,
+        backend="cpu",
+        threads=1,
+        budget=None,
+        moments="f32",
+        activations="auto",
+        head_rows=None,
+        state_policy="drop",
+        embedding_rows=None,
+        frozen_embedding=False,
+        frozen_head=False,
+        update_in_backward=False,
+        scratch_dir=None,
     )
     return argparse.Namespace(**{**options, **changes})
 
@@ -188,8 +202,15 @@ class Columns(Command):
     @unittest.skipUnless(MODULE.exists(), "the host device of tests/cuda is not built")
     def test_cuda_without_a_device(self):
         ran = run_python(
-            "-m", "liblisa", "plan", str(self.path), "--backend", "cpu,cuda", "--json",
-            LISA_BACKEND_PATH=str(MODULE.parent), LISA_LIBRARY=os.environ["LISA_LIBRARY"],
+            "-m",
+            "liblisa",
+            "plan",
+            str(self.path),
+            "--backend",
+            "cpu,cuda",
+            "--json",
+            LISA_BACKEND_PATH=str(MODULE.parent),
+            LISA_LIBRARY=os.environ["LISA_LIBRARY"],
         )
         self.assertEqual((ran.returncode, ran.stderr), (0, ""))
         methods = json.loads(ran.stdout)["methods"]

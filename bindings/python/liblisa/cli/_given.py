@@ -69,7 +69,9 @@ def _unique(pairs: List[Tuple[str, Any]]) -> Dict[str, Any]:
     values = dict(pairs)
     if len(values) < len(pairs):
         names = [name for name, _value in pairs]
-        raise ValueError(f"{next(name for name in names if names.count(name) > 1)} stands there twice")
+        raise ValueError(
+            f"{next(name for name in names if names.count(name) > 1)} stands there twice"
+        )
     return values
 
 

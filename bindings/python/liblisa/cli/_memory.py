@@ -43,7 +43,9 @@ def add_memory(parser: argparse.ArgumentParser) -> None:
     add("--frozen-embedding", action=Flag, help="the embedding does not train")
     add("--frozen-head", action=Flag, help="final norm and head do not train")
     add("--update-in-backward", action=Flag, help="no gradient is held beyond its update")
-    add("--scratch-dir", metavar="DIR", help="where trained layers and offloaded state lie (memory)")
+    add(
+        "--scratch-dir", metavar="DIR", help="where trained layers and offloaded state lie (memory)"
+    )
 
 
 def optimizer_keywords(options: Any) -> Dict[str, Any]:

@@ -86,19 +86,33 @@ def _loss_axis(axis: Any, history: History) -> None:
     average = Average(1 - 1 / max(10, len(losses) // 50))
     axis.plot(numbers, losses, color=_TRAINING, alpha=0.35, linewidth=0.9, label="training")
     axis.plot(
-        numbers, [average.add(loss) for loss in losses], color=_TRAINING, linewidth=2.2,
+        numbers,
+        [average.add(loss) for loss in losses],
+        color=_TRAINING,
+        linewidth=2.2,
         label="its moving average",
     )
     if history.validations:
         axis.plot(
-            *zip(*history.validations), color=_VALIDATION, linewidth=1.5, marker="o",
-            markersize=5, markeredgecolor="white", label="validation", zorder=3,
+            *zip(*history.validations),
+            color=_VALIDATION,
+            linewidth=1.5,
+            marker="o",
+            markersize=5,
+            markeredgecolor="white",
+            label="validation",
+            zorder=3,
         )
         _mark_ends(axis, history.validations)
     if 0 < len(history.swaps) <= _MOST_SWAPS:
         axis.plot(
-            [step - 0.5 for step in history.swaps], [0.016] * len(history.swaps), linestyle="",
-            marker="|", markersize=8, color=_QUIET, transform=axis.get_xaxis_transform(),
+            [step - 0.5 for step in history.swaps],
+            [0.016] * len(history.swaps),
+            linestyle="",
+            marker="|",
+            markersize=8,
+            color=_QUIET,
+            transform=axis.get_xaxis_transform(),
             label="other layers take over",
         )
     axis.set_ylabel("loss (nats a token)")
@@ -112,8 +126,13 @@ def _mark_ends(axis: Any, validations: Sequence[Tuple[int, float]]) -> None:
     said = {validations[0]: "", best: "lowest " if len(validations) > 2 else ""}
     for (step, loss), word in said.items():
         axis.annotate(
-            f"{word}{loss:.3f}", (step, loss), xytext=(6, 7), textcoords="offset points",
-            color=_VALIDATION, fontsize=9, zorder=4,
+            f"{word}{loss:.3f}",
+            (step, loss),
+            xytext=(6, 7),
+            textcoords="offset points",
+            color=_VALIDATION,
+            fontsize=9,
+            zorder=4,
             bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1},
         )
 
@@ -159,8 +178,14 @@ def draw_layers(history: History, path: Path, title: str, n_layers: int) -> None
         figure = figures.Figure(figsize=(9, height), layout="constrained")
         axis, beside = figure.subplots(1, 2, sharey=True, width_ratios=(6, 1))
         axis.imshow(
-            rows, aspect="auto", origin="lower", interpolation="nearest", cmap="Blues",
-            vmin=0, vmax=1.15, extent=(first - 0.5, last + 0.5, -0.5, n_layers - 0.5),
+            rows,
+            aspect="auto",
+            origin="lower",
+            interpolation="nearest",
+            cmap="Blues",
+            vmin=0,
+            vmax=1.15,
+            extent=(first - 0.5, last + 0.5, -0.5, n_layers - 0.5),
         )
         axis.grid(False)
         for layer in range(1, n_layers):

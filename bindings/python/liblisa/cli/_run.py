@@ -8,7 +8,7 @@ import math
 import signal
 import time
 from pathlib import Path
-from typing import Any, List, NamedTuple, Optional
+from typing import Any, Dict, List, NamedTuple, Optional
 
 from .._adapter import Adapter
 from .._checkpoint import (
@@ -27,7 +27,7 @@ from ._best import Best
 from ._metrics import Measured, Metrics
 from ._prepare import Prepared
 from ._progress import Progress
-
+from ._resident import AnonymousPeak
 
 _TRIED_STEPS = 3
 
@@ -85,11 +85,14 @@ class Run:
         self._epoch: List[List[Padded]] = []
         self._epoch_number = -1
         self._best = Best(self._settings.patience, self._settings.min_delta)
+        self._resident = AnonymousPeak()
         self.done = 0  # steps
 
     def open(self) -> None:
         """Opens everything that the training takes."""
         options, settings, enter = self._options, self._settings, self._stack.enter_context
+        self._resident.start()
+        self._stack.callback(self._resident.stop)
         self._context = enter(
             Context(options.backend, memory_limit=options.budget, n_threads=options.threads)
         )
@@ -137,7 +140,7 @@ class Run:
             self.done = load_checkpoint(self._optimizer, path).step
             blob = json.loads(checkpoint_blob(path))
             tokens = blob["tokens"]
-            self._best.restore(blob["best"])
+            self._best.restore(blob.get("best", {}))
         for values in self._metrics.resume(self.done, tokens):
             self._progress.resume(values)
 
@@ -195,11 +198,9 @@ class Run:
 
     def save(self) -> Path:
         """Writes the result: a Hugging Face directory, or a PEFT adapter."""
-        if self._settings.keeps_best and self._best.step != self.done:
+        if self._settings.keeps_best and self._best.step not in (0, self.done):
             self._return_to_best()
-        result = self._out / ("model" if self._adapter is None else "adapter")
-        (self._model if self._adapter is None else self._adapter).save(result)
-        return result
+        return self._write()
 
     @property
     def outcome(self) -> str:
@@ -213,6 +214,15 @@ class Run:
             return f"{said}, which is the result"
         return said if best.step == self.done else f"{said}; the result is of step {self.done}"
 
+    @property
+    def memory(self) -> Dict[str, Any]:
+        """The most bytes held so far, by class and by the system's count of anonymous memory."""
+        held = {name: use.peak for name, use in self._context.memory().items() if use.peak}
+        found = {"backend": self._context.backend, "held": held, "held_total": self._peak_bytes()}
+        if self._resident.grown is not None:
+            found["anonymous"] = self._resident.grown
+        return found
+
     def _is_over(self) -> bool:
         return self.done == self._n_steps or self._best.gives_up
 
@@ -224,10 +234,20 @@ class Run:
         return max(found, key=lambda path: Path(path).name, default=None)
 
     def _return_to_best(self) -> None:
-        step = self._best.step
-        path = find_checkpoint(self._best_one)
-        if load_checkpoint(self._optimizer, path).step != step:
-            raise ValueError(f"{self._best_one}: the checkpoint of step {step}, the best, is gone")
+        """Where the best is not there any more, what there is is written before that is said."""
+        step, path = self._best.step, self._best_one
+        with contextlib.suppress(NotFound):
+            if load_checkpoint(self._optimizer, find_checkpoint(path)).step == step:
+                return
+        raise ValueError(
+            f"{path}: the checkpoint of step {step}, the best, is gone; "
+            f"{self._write()} is of step {self.done}"
+        )
+
+    def _write(self) -> Path:
+        result = self._out / ("model" if self._adapter is None else "adapter")
+        (self._model if self._adapter is None else self._adapter).save(result)
+        return result
 
     def _step(self, step: int) -> None:
         settings = self._settings

@@ -9,7 +9,6 @@ import json
 from pathlib import Path
 from typing import Any, Dict
 
-from .._config import ModelConfig
 from .._version import __version__
 from ._dry_run import dry_run
 from ._given import Given, Taken
@@ -18,6 +17,7 @@ from ._parser import Flag, count
 from ._pictures import draw
 from ._prepare import Prepared, prepare
 from ._progress import progress
+from ._report import amount
 from ._run import Run
 
 NAME = "finetune"
@@ -116,11 +116,13 @@ def _sha256(path: str) -> str:
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
-def _about(options: argparse.Namespace, config: ModelConfig) -> Dict[str, Any]:
+def _about(prepared: Prepared) -> Dict[str, Any]:
     """What run.json says: what the options alone do not."""
-    about = {
+    options = prepared.options
+    about: Dict[str, Any] = {
         "liblisa": __version__,
-        "n_layers": config.n_layers,
+        "n_layers": prepared.config.n_layers,
+        "longest": prepared.data.longest,
         "data_sha256": _sha256(options.data),
     }
     if options.valid is not None:
@@ -160,8 +162,25 @@ def _begin(options: argparse.Namespace, given: Given, about: Dict[str, Any]) -> 
     """Writes down what the run is, so that it can be resumed, before it takes a step."""
     out = Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
-    (out / RUN_FILE).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+    _write_about(out, about)
     given.write(out / CONFIG_FILE, options)
+
+
+def _write_about(out: Path, about: Dict[str, Any]) -> None:
+    part = (out / RUN_FILE).with_suffix(".part")
+    part.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+    part.replace(out / RUN_FILE)
+
+
+def _end(prepared: Prepared, training: Run, about: Dict[str, Any]) -> str:
+    """Writes down what the run took beside what was planned, and says it."""
+    planned = prepared.memory.plan
+    memory = {"planned": planned.bytes, "planned_total": planned.total, **training.memory}
+    _write_about(Path(prepared.options.out), {**about, "steps": training.done, "memory": memory})
+    said = f"memory: {amount(planned.total)} planned, {amount(memory['held_total'])} held"
+    if "anonymous" in memory:
+        said += f", {amount(memory['anonymous'])} as the system counts what the run added"
+    return said
 
 
 def _draw(out: Path, quiet: bool) -> None:
@@ -178,7 +197,7 @@ def run(parsed: argparse.Namespace) -> int:
     """Runs this subcommand."""
     prepared = prepare(_take(parsed))
     options = prepared.options
-    about = _about(options, prepared.config)
+    about = _about(prepared)
     _check_before(prepared, parsed.taken, about)
     if options.dry_run:
         return dry_run(prepared)
@@ -199,6 +218,7 @@ def run(parsed: argparse.Namespace) -> int:
             shown.note(f"saved after step {training.done}; --resume goes on from there")
             return 128 + signal
         result = training.save()
-        shown.note("\n".join(filter(None, (training.outcome, str(result)))))
+        ended = (training.outcome, _end(prepared, training, about), str(result))
+        shown.note("\n".join(filter(None, ended)))
     _draw(Path(options.out), options.quiet)
     return 0

@@ -63,9 +63,7 @@ def read_config(path: Path) -> ModelConfig:
         return ModelConfig.read(directory)
 
 
-def _find(
-    taken: Taken, config: ModelConfig, method: str, backend: str, several: bool
-) -> Column:
+def _find(taken: Taken, config: ModelConfig, method: str, backend: str, several: bool) -> Column:
     """The least compromise for one method on one backend."""
     changed = {"method": method, "backend": backend, "accumulate": 1}
     options = argparse.Namespace(**{**vars(taken.options), **changed})
