@@ -123,6 +123,27 @@ class Resumed(Finetune):
         self.assertEqual(self.finetune(broken, "--resume")[0], 0)
         self.assertEqual(self.result(broken), self.result(whole))
 
+    def test_a_full_disk_costs_no_more_than_the_step(self):
+        whole, broken = self.home / "whole", self.home / "broken"
+        self.finetune(whole)
+        write = _run.Metrics._write
+
+        def full(metrics, values):
+            if values["current_steps"] < 7:
+                return write(metrics, values)
+            with metrics._path.open("a") as file:
+                file.write(json.dumps(values)[:30])
+            raise OSError(28, "No space left on device")
+
+        with mock.patch.object(_run.Metrics, "_write", full):
+            status, _, err = self.finetune(broken, "--save-every", "3")
+        self.assertEqual((status, err.count("\n")), (1, 1))
+        self.assertIn("No space left", err)
+        self.assertEqual(self.finetune(broken, "--resume")[0], 0)
+        self.assertEqual(self.result(broken), self.result(whole))
+        keys = ("current_steps", "loss", "eval_loss", "total_tokens")
+        self.assertEqual(self.metrics(broken, *keys), self.metrics(whole, *keys))
+
     def test_handlers_are_put_back(self):
         before = signal.getsignal(signal.SIGINT)
         self.stopped(2, self.home / "out")
@@ -305,6 +326,13 @@ class Budget(Finetune):
         self.assertIn("f32 moments, trained layers in a scratch file", text)
         self.assertEqual(self.result(out), self.result(self.home / "memory"))
         self.assertEqual({path.name for path in out.iterdir()} & {"out", "scratch"}, set())
+
+    def test_auto_is_what_it_comes_to(self):
+        out = self.home / "out"
+        self.assertEqual(self.finetune(out, "--backend", "auto", "--budget", "1G")[0], 0)
+        written = json.loads((out / "config.json").read_text())
+        with liblisa.Context("auto") as context:
+            self.assertEqual(written["backend"], context.backend)
 
     def test_what_was_given_is_not_given_up(self):
         status, text, err = self.finetune(

@@ -6,6 +6,7 @@ import argparse
 from typing import Any, Dict, FrozenSet, List, NamedTuple, Optional
 
 from .._config import ModelConfig
+from .._context import Context
 from .._plan import Plan, plan
 from ._parser import Flag, count, size
 from ._report import amount
@@ -46,6 +47,14 @@ def add_memory(parser: argparse.ArgumentParser) -> None:
     add(
         "--scratch-dir", metavar="DIR", help="where trained layers and offloaded state lie (memory)"
     )
+
+
+def resolved(backend: str) -> str:
+    """The backend that "auto" stands for here; others as they are."""
+    if backend != "auto":
+        return backend
+    with Context("auto") as context:
+        return context.backend
 
 
 def optimizer_keywords(options: Any) -> Dict[str, Any]:

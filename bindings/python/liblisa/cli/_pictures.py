@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -77,7 +78,8 @@ def _save(figure: Any, path: Path) -> None:
         figure.savefig(part, format="png")
         part.replace(path)
     finally:
-        part.unlink() if part.exists() else None
+        with contextlib.suppress(FileNotFoundError):
+            part.unlink()
 
 
 def _loss_axis(axis: Any, history: History) -> None:
@@ -125,10 +127,12 @@ def _mark_ends(axis: Any, validations: Sequence[Tuple[int, float]]) -> None:
     best = min(validations, key=lambda pair: pair[1])
     said = {validations[0]: "", best: "lowest " if len(validations) > 2 else ""}
     for (step, loss), word in said.items():
+        right = step > 0.8 * validations[-1][0]  # where a label would leave the picture
         axis.annotate(
             f"{word}{loss:.3f}",
             (step, loss),
-            xytext=(6, 7),
+            xytext=(0, 9) if right else (6, 7),
+            ha="right" if right else "left",
             textcoords="offset points",
             color=_VALIDATION,
             fontsize=9,

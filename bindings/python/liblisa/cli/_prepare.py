@@ -11,7 +11,7 @@ from typing import List, NamedTuple, Sequence, Tuple, Union
 from .._config import ModelConfig
 from ..data import Example, Formatter, Row, pack, read_records, survey
 from ._given import Taken
-from ._memory import Search, Setting
+from ._memory import Search, Setting, resolved
 from ._report import amount
 from ._settings import Settings
 
@@ -109,6 +109,7 @@ def _complete(options: argparse.Namespace, config: ModelConfig) -> None:
     options.lr = _LR[options.method] if options.lr is None else options.lr
     options.max_tokens = min(options.max_tokens, config.max_positions)
     options.active = min(options.active, config.n_layers)
+    options.backend = resolved(options.backend)
     for name in ("model", "data", "valid"):
         if getattr(options, name) is not None:
             setattr(options, name, str(Path(getattr(options, name)).resolve()))

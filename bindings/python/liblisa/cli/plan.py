@@ -12,7 +12,7 @@ from typing import Any, Dict, List
 from .._config import ModelConfig
 from ._columns import Column, column_rows, column_title
 from ._given import Given, Taken
-from ._memory import Search, add_memory
+from ._memory import Search, add_memory, resolved
 from ._parser import add_json, count
 from ._report import print_json, table
 
@@ -110,7 +110,7 @@ def run(parsed: argparse.Namespace) -> int:
     config = read_config(Path(options.model))
     if options.tokens is None:
         options.tokens = min(512, config.max_positions)
-    backends = options.backend.split(",")
+    backends = [resolved(name) for name in options.backend.split(",")]
     methods = [options.method] if options.method else METHODS
     found = {
         method if len(backends) == 1 else f"{method} {backend}": _find(
