@@ -10,7 +10,7 @@ from unittest import mock
 
 from liblisa.cli._given import Given
 from liblisa.cli._parser import Flag, Parser, count, size
-from test_command import run
+from test_command import command_page, run
 
 try:
     import yaml
@@ -146,6 +146,27 @@ class Files(unittest.TestCase):
         self.assertEqual(
             err, "liblisa finetune: the package PyYAML is missing: pip install 'liblisa[yaml]'\n"
         )
+
+    def test_numbers_have_bounds(self):
+        for words in (
+            "--lr -1",
+            "--lr nan",
+            "--lr inf",
+            "--warmup 1.5",
+            "--min-lr -0.1",
+            "--eval-every -1",
+            "--valid-fraction 2",
+            "--save-every 0.5",
+            "--min-delta -1",
+            "--max-grad-norm x",
+        ):
+            status, out, err = run("finetune", "m", "d", "--out", "o", *words.split())
+            self.assertEqual((status, out, err.count("\n")), (2, "", 1))
+            self.assertIn("expected a number from", err)
+            self.assertIn(words.split()[0], err)
+        with self.assertRaisesRegex(ValueError, "c.json: lr: expected a number from 0, got '-1'"):
+            parser = command_page.commands()["finetune"]
+            parser._defaults["taken"].take(argparse.Namespace(), self.file('{"lr": -1}'))
 
     def test_what_the_command_says(self):
         status, out, err = run("finetune")

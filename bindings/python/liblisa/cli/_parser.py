@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import math
 import re
 import sys
-from typing import Any, NoReturn, Optional, Sequence
+from typing import Any, Callable, NoReturn, Optional, Sequence
 
 _POWERS = {unit: power for power, unit in enumerate(["", "K", "M", "G", "T"])}
 _SIZE = re.compile(r"(\d+(?:\.\d*)?)(?:([KMGT])(B|iB)?)?", re.IGNORECASE)
@@ -49,6 +50,27 @@ def size(text: str) -> int:
     number, unit, suffix = (part or "" for part in found.groups())
     base = 1000 if suffix.upper() == "B" else 1024
     return int(float(number) * base ** _POWERS[unit.upper()])
+
+
+def number(least: float, most: float = math.inf) -> Callable[[str], float]:
+    """A finite number within bounds."""
+
+    def convert(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not (least <= value <= most and math.isfinite(value)):
+            bounds = f"from {least:g}" + (f" to {most:g}" if math.isfinite(most) else "")
+            raise argparse.ArgumentTypeError(f"expected a number {bounds}, got {text!r}")
+        return value
+
+    return convert
+
+
+def count_or_none(text: str) -> int:
+    """A number of things, 0 included."""
+    return 0 if text.strip() == "0" else count(text)
 
 
 def count(text: str) -> int:

@@ -13,7 +13,7 @@ from .._version import __version__
 from ._dry_run import dry_run
 from ._given import Given, Taken
 from ._memory import add_memory
-from ._parser import Flag, count
+from ._parser import Flag, count, count_or_none, number
 from ._pictures import draw
 from ._prepare import Prepared, prepare
 from ._progress import progress
@@ -39,7 +39,13 @@ def _add_method(parser: argparse.ArgumentParser) -> None:
         help="how LISA draws layers (uniform)",
     )
     add("--rank", type=count, default=8, metavar="N", help="rank of LoRA's matrices (8)")
-    add("--alpha", type=float, default=16.0, metavar="X", help="LoRA's scale times its rank (16)")
+    add(
+        "--alpha",
+        type=number(0),
+        default=16.0,
+        metavar="X",
+        help="LoRA's scale times its rank (16)",
+    )
     add(
         "--targets",
         default="all-linear",
@@ -50,31 +56,43 @@ def _add_method(parser: argparse.ArgumentParser) -> None:
 
 def _add_optimization(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--lr", type=float, metavar="X", help="learning rate (1e-5; 2e-4 for lora)")
+    add("--lr", type=number(0), metavar="X", help="learning rate (1e-5; 2e-4 for lora)")
     add(
         "--schedule",
         choices=("cosine", "linear", "constant"),
         default="cosine",
         help="of the learning rate (cosine)",
     )
-    add("--warmup", type=float, default=0.03, metavar="X", help="part of the steps (0.03)")
-    add("--min-lr", type=float, default=0.1, metavar="X", help="part of the rate at the end (0.1)")
+    add("--warmup", type=number(0, 1), default=0.03, metavar="X", help="part of the steps (0.03)")
+    add(
+        "--min-lr",
+        type=number(0, 1),
+        default=0.1,
+        metavar="X",
+        help="part of the rate at the end (0.1)",
+    )
     add("--epochs", type=count, default=1, metavar="N", help="times through the data (1)")
     add("--steps", type=count, metavar="N", help="steps, instead of epochs")
     add("--batch", type=count, default=4, metavar="N", help="sequences in a batch (4)")
     add("--accumulate", type=count, default=1, metavar="N", help="batches in a step (1)")
     add("--max-tokens", type=count, default=512, metavar="N", help="longer ones are cut (512)")
     add("--pack", action=Flag, help="fill sequences up with several examples")
-    add("--weight-decay", type=float, default=0.0, metavar="X", help="of AdamW (0)")
-    add("--max-grad-norm", type=float, default=1.0, metavar="X", help="clipping; 0: none (1)")
+    add("--weight-decay", type=number(0), default=0.0, metavar="X", help="of AdamW (0)")
+    add("--max-grad-norm", type=number(0), default=1.0, metavar="X", help="clipping; 0: none (1)")
     add("--seed", type=int, default=1, metavar="N", help="of data, layers and rounding (1)")
 
 
 def _add_validation(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--valid", metavar="FILE", help="examples to validate on, instead of a part of DATA")
-    add("--valid-fraction", type=float, default=0.05, metavar="X", help="held out (0.05)")
-    add("--eval-every", type=int, default=50, metavar="N", help="steps; the last always (50)")
+    add("--valid-fraction", type=number(0, 1), default=0.05, metavar="X", help="held out (0.05)")
+    add(
+        "--eval-every",
+        type=count_or_none,
+        default=50,
+        metavar="N",
+        help="steps; 0: at the end alone (50)",
+    )
     add("--save-best", action=Flag, help="the result is the best by validation loss")
     add(
         "--patience",
@@ -82,7 +100,9 @@ def _add_validation(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="stop after so many validations without a better one; implies --save-best (never)",
     )
-    add("--min-delta", type=float, default=0.0, metavar="X", help="better by more than that (0)")
+    add(
+        "--min-delta", type=number(0), default=0.0, metavar="X", help="better by more than that (0)"
+    )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -100,7 +120,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_method(parser)
     _add_optimization(parser)
     _add_validation(parser)
-    add("--save-every", type=int, default=0, metavar="N", help="steps between checkpoints (none)")
+    add(
+        "--save-every",
+        type=count_or_none,
+        default=0,
+        metavar="N",
+        help="steps between checkpoints; 0: none (0)",
+    )
     add("--keep", type=count, default=2, metavar="N", help="checkpoints that are kept (2)")
     add("--resume", action="store_true", help="go on in DIR from its newest whole checkpoint")
     add("--backend", default="cpu", metavar="NAME", help="cpu, cuda, ... (cpu)")
