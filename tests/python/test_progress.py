@@ -116,6 +116,15 @@ class TheBar(unittest.TestCase):
         self.assertLess(stream.getvalue().count("\r"), 100)
         self.assertIn("999/1000", stream.getvalue())
 
+    def test_last_words_stand_below_it(self):
+        stream = Terminal()
+        with Bar(stream) as shown:
+            shown.note("before")
+            shown.step(line(1))
+            shown.close()
+            shown.note("after")
+        self.assertRegex(stream.getvalue(), "^before\n\r.*1/40.*\x1b\\[K\nafter\n$")
+
     def test_nothing_is_left_where_nothing_was_drawn(self):
         stream = Terminal()
         with Bar(stream):

@@ -68,7 +68,7 @@ def number(least: float, most: float = math.inf) -> Callable[[str], float]:
     return convert
 
 
-def count_or_none(text: str) -> int:
+def whole(text: str) -> int:
     """A number of things, 0 included."""
     return 0 if text.strip() == "0" else count(text)
 

@@ -13,6 +13,7 @@ from ._report import amount
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
 _REDRAW_SECONDS = 0.1
 _BAR_LEAST, _BAR_MOST = 10, 30  # columns
+_ECHO = 3  # columns that stay free: a full row would wrap, and Ctrl-C leaves ^C behind it
 _WIDE = 60  # columns from which on a bar is worth its place
 
 
@@ -156,9 +157,11 @@ class Bar(Progress):
         self._draw()
 
     def note(self, text: str) -> None:
+        drawn = self._drawn
         self._erase()
-        print(text, file=self._stream)
-        self._draw(at_once=True)
+        print(text, file=self._stream, flush=True)
+        if drawn:
+            self._draw(at_once=True)
 
     def close(self) -> None:
         if self._drawn:
@@ -176,7 +179,7 @@ class Bar(Progress):
         now = time.monotonic()
         if not at_once and self._drawn and now - self._drawn_at < _REDRAW_SECONDS:
             return
-        columns = shutil.get_terminal_size().columns - 1  # a full row would wrap
+        columns = shutil.get_terminal_size().columns - _ECHO
         self._stream.write("\r" + self.text(columns) + "\x1b[K")
         self._stream.flush()
         self._drawn, self._drawn_at = True, now

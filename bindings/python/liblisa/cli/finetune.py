@@ -13,7 +13,7 @@ from .._version import __version__
 from ._dry_run import dry_run
 from ._given import Given, Taken
 from ._memory import add_memory
-from ._parser import Flag, count, count_or_none, number
+from ._parser import Flag, count, whole, number
 from ._pictures import draw
 from ._prepare import Prepared, prepare
 from ._progress import progress
@@ -88,7 +88,7 @@ def _add_validation(parser: argparse.ArgumentParser) -> None:
     add("--valid-fraction", type=number(0, 1), default=0.05, metavar="X", help="held out (0.05)")
     add(
         "--eval-every",
-        type=count_or_none,
+        type=whole,
         default=50,
         metavar="N",
         help="steps; 0: at the end alone (50)",
@@ -122,7 +122,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_validation(parser)
     add(
         "--save-every",
-        type=count_or_none,
+        type=whole,
         default=0,
         metavar="N",
         help="steps between checkpoints; 0: none (0)",
@@ -162,6 +162,8 @@ def _take(parsed: argparse.Namespace) -> Taken:
     file = getattr(parsed, "config", None)
     if file is None and getattr(parsed, "resume", False) and hasattr(parsed, "out"):
         file = Path(parsed.out) / CONFIG_FILE
+        if not file.is_file():
+            raise FileNotFoundError(f"--resume: {parsed.out} holds no run: no {CONFIG_FILE}")
     taken = given.take(parsed, file)
     given.require(taken, "model", "data", "out")
     return taken
@@ -240,6 +242,7 @@ def run(parsed: argparse.Namespace) -> int:
             _begin(options, parsed.taken, about)
         shown.note(prepared.words)
         signal = training.train()
+        shown.close()
         if signal is not None:
             shown.note(f"saved after step {training.done}; --resume goes on from there")
             return 128 + signal
