@@ -168,6 +168,18 @@ class Files(unittest.TestCase):
             parser = command_page.commands()["finetune"]
             parser._defaults["taken"].take(argparse.Namespace(), self.file('{"lr": -1}'))
 
+    def test_the_command_line_knows_the_nearest_too(self):
+        for words, meant in (
+            ("finetune --learning-rate 1", "--learning-rate; did you mean --lr? ("),
+            ("finetune --max_token=3", "--max_token=3; did you mean --max-tokens? ("),
+            ("finetune --zzz", "--zzz ("),
+            ("plan m --budgets 8G", "--budgets 8G; did you mean --budget? ("),
+            ("checkpoint x --jsn", "--jsn ("),
+        ):
+            status, out, err = run(*words.split())
+            self.assertEqual((status, out, err.count("\n")), (2, "", 1))
+            self.assertIn(f"unrecognized arguments: {meant}", err)
+
     def test_what_the_command_says(self):
         status, out, err = run("finetune")
         self.assertEqual((status, out, err.count("\n")), (2, "", 1))

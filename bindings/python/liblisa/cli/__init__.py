@@ -5,6 +5,7 @@ Exit status: 0, 1 for what failed or does not hold (one line on stderr), 2 for w
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from typing import List, Optional
@@ -29,9 +30,22 @@ def make_parser() -> Parser:
     return parser
 
 
+def _parse(arguments: Optional[List[str]]) -> argparse.Namespace:
+    """As parse_args, with the option that was perhaps meant."""
+    parser = make_parser()
+    options, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        name = unknown[0].partition("=")[0]
+        taken = getattr(options, "taken", None)
+        nearest = taken.nearest(name[2:]) if taken and name.startswith("--") else None
+        meant = f"; did you mean --{nearest}?" if nearest else ""
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}{meant}")
+    return options
+
+
 def main(arguments: Optional[List[str]] = None) -> int:
     """Runs the command line and returns its exit status."""
-    options = make_parser().parse_args(arguments)
+    options = _parse(arguments)
     try:
         status = options.run(options)
         sys.stdout.flush()

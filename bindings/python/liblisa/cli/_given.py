@@ -148,7 +148,9 @@ class Given:
         for key, value in read_config(path).items():
             name = key.replace("-", "_")
             if name not in self._actions or name in self._aside:
-                raise ValueError(f"{path}: there is no option {key!r}{self._nearest(key)}")
+                nearest = self.nearest(key)
+                meant = "" if nearest is None else f"; did you mean {nearest!r}?"
+                raise ValueError(f"{path}: there is no option {key!r}{meant}")
             if name in values:
                 raise ValueError(f"{path}: {key} stands there twice")
             if value is None:
@@ -159,11 +161,12 @@ class Given:
                 raise ValueError(f"{path}: {key}: {error}") from None
         return values
 
-    def _nearest(self, key: str) -> str:
+    def nearest(self, key: str) -> Optional[str]:
+        """The option that was perhaps meant, with dashes and without the first two."""
         key = key.replace("_", "-").lower()
         names = [name.replace("_", "-") for name in self._actions if name not in self._aside]
         found = [_ELSEWHERE[key]] if key in _ELSEWHERE else difflib.get_close_matches(key, names)
-        return f"; did you mean {found[0]!r}?" if found and found[0] in names else ""
+        return found[0] if found and found[0] in names else None
 
 
 def _converted(action: argparse.Action, value: Any) -> Any:
