@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import sys
 import tempfile
 import unittest
@@ -10,6 +11,7 @@ from unittest import mock
 
 from liblisa.cli._given import Given
 from liblisa.cli._parser import Flag, Parser, count, size
+from support import ROOT
 from test_command import command_page, run
 
 try:
@@ -179,6 +181,19 @@ class Files(unittest.TestCase):
             status, out, err = run(*words.split())
             self.assertEqual((status, out, err.count("\n")), (2, "", 1))
             self.assertIn(f"unrecognized arguments: {meant}", err)
+
+    def test_files_of_the_project(self):
+        taken = command_page.commands()["finetune"]._defaults["taken"]
+        recipe = ROOT / "examples/demo/recipe.json"
+        found = taken.take(argparse.Namespace(), recipe)
+        self.assertEqual((found.options.sampler, found.options.head_rows), ("reshuffle", 64))
+        self.assertTrue(
+            (ROOT / found.options.data).exists() and (ROOT / found.options.valid).exists()
+        )
+        (block,) = re.findall("```yaml\n(.*?)```", command_page.PAGE.read_text(), re.S)
+        if yaml is not None:
+            found = taken.take(argparse.Namespace(), self.file(block, "page.yaml"))
+            self.assertEqual((found.options.lr, found.options.patience), (5e-5, 3))
 
     def test_what_the_command_says(self):
         status, out, err = run("finetune")
