@@ -8,7 +8,7 @@ from typing import Any, Dict, FrozenSet, List, NamedTuple, Optional
 from .._config import ModelConfig
 from .._context import Context
 from .._plan import Plan, plan
-from ._parser import Flag, count, size
+from ._parser import Flag, Group, count, size
 from ._report import amount
 
 _LEAST_HEAD_ROWS = 64
@@ -22,7 +22,7 @@ def handles(n_layers: int) -> int:
     return (64 << 10) + n_layers * (16 << 10)
 
 
-def add_memory(parser: argparse.ArgumentParser) -> None:
+def add_memory(parser: Group) -> None:
     """What plan and finetune have in common. With --budget the defaults are chosen."""
     add = parser.add_argument
     add("--budget", type=size, metavar="SIZE", help="memory there is, such as 8G (no limit)")

@@ -12,6 +12,9 @@ _POWERS = {unit: power for power, unit in enumerate(["", "K", "M", "G", "T"])}
 _SIZE = re.compile(r"(\d+(?:\.\d*)?)(?:([KMGT])(B|iB)?)?", re.IGNORECASE)
 
 
+Group = argparse._ActionsContainer  # a parser, or a part of its options with a heading
+
+
 class Parser(argparse.ArgumentParser):
     """Says what is wrong in one line, and takes no abbreviations: they break when options come."""
 

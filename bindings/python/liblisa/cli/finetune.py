@@ -13,7 +13,7 @@ from .._version import __version__
 from ._dry_run import dry_run
 from ._given import Given, Taken
 from ._memory import add_memory
-from ._parser import Flag, count, whole, number
+from ._parser import Flag, Group, count, number, whole
 from ._pictures import draw
 from ._prepare import Prepared, prepare
 from ._progress import progress
@@ -27,8 +27,8 @@ RUN_FILE, CONFIG_FILE = "run.json", "config.json"
 _NOT_IN_A_FILE = ("config", "resume", "quiet", "dry_run")
 
 
-def _add_method(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
+def _add_method(group: Group) -> None:
+    add = group.add_argument
     add("--method", choices=("lisa", "lora", "full"), default="lisa", help="what trains (lisa)")
     add("--active", type=count, default=2, metavar="N", help="layers that LISA trains at once (2)")
     add("--interval", type=count, default=20, metavar="N", help="steps between two draws (20)")
@@ -54,8 +54,8 @@ def _add_method(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_optimization(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
+def _add_optimization(group: Group) -> None:
+    add = group.add_argument
     add("--lr", type=number(0), metavar="X", help="learning rate (1e-5; 2e-4 for lora)")
     add(
         "--schedule",
@@ -82,8 +82,8 @@ def _add_optimization(parser: argparse.ArgumentParser) -> None:
     add("--seed", type=int, default=1, metavar="N", help="of data, layers and rounding (1)")
 
 
-def _add_validation(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
+def _add_validation(group: Group) -> None:
+    add = group.add_argument
     add("--valid", metavar="FILE", help="examples to validate on, instead of a part of DATA")
     add("--valid-fraction", type=number(0, 1), default=0.05, metavar="X", help="held out (0.05)")
     add(
@@ -105,8 +105,19 @@ def _add_validation(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_running(group: Group) -> None:
+    add = group.add_argument
+    add("--backend", default="cpu", metavar="NAME", help="cpu, cuda, ... (cpu)")
+    add("--threads", type=count, metavar="N", help="threads (as many as there are)")
+    add("--save-every", type=whole, default=0, metavar="N", help="steps; 0: no checkpoints (0)")
+    add("--keep", type=count, default=2, metavar="N", help="checkpoints that are kept (2)")
+    add("--log-every", type=count, default=10, metavar="N", help="steps between lines (10)")
+    add("--quiet", action="store_true", help="print errors alone")
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of this subcommand."""
+    parser.usage = "%(prog)s MODEL DATA.jsonl --out DIR [option ...]"
     add = parser.add_argument
     add("model", nargs="?", metavar="MODEL", help="a Hugging Face directory")
     add("data", nargs="?", metavar="DATA.jsonl", help="examples, as inspect-data takes them")
@@ -117,24 +128,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="options as JSON or YAML; with --resume DIR's own (none)",
     )
-    _add_method(parser)
-    _add_optimization(parser)
-    _add_validation(parser)
-    add(
-        "--save-every",
-        type=whole,
-        default=0,
-        metavar="N",
-        help="steps between checkpoints; 0: none (0)",
-    )
-    add("--keep", type=count, default=2, metavar="N", help="checkpoints that are kept (2)")
     add("--resume", action="store_true", help="go on in DIR from its newest whole checkpoint")
-    add("--backend", default="cpu", metavar="NAME", help="cpu, cuda, ... (cpu)")
-    add("--threads", type=count, metavar="N", help="threads (as many as there are)")
-    add_memory(parser)
-    add("--log-every", type=count, default=10, metavar="N", help="steps between lines (10)")
-    add("--quiet", action="store_true", help="print errors alone")
     add("--dry-run", action="store_true", help="say what would be done, try three steps, and end")
+    group = parser.add_argument_group
+    _add_method(group("what trains"))
+    _add_optimization(group("how it trains"))
+    _add_validation(group("validation"))
+    add_memory(group("memory; with --budget what is not given is chosen"))
+    _add_running(group("the run"))
     Given(parser, _NOT_IN_A_FILE)
 
 
