@@ -86,6 +86,8 @@ class Resumed(Finetune):
             ["--moments", "8bit"],
             ["--method", "lora", "--targets", "q,v"],
             ["--method", "full", "--pack", "--max-tokens", "16"],
+            ["--state-policy", "keep", "--frozen-embedding", "--accumulate", "2"],
+            ["--max-grad-norm", "0", "--update-in-backward"],
         ):
             with self.subTest(options):
                 name = options[1]
@@ -619,6 +621,7 @@ class Refusals(Finetune):
         self.refused("leaves nothing", other, "--valid-fraction", "1")
         self.refused("need validation", other, "--valid-fraction", "0", "--patience", "1")
         self.refused("no label counts", other, "--max-tokens", "2")
+        self.refused("needs --accumulate 1", other, "--update-in-backward")
         self.refused("are missing even with", other, "--budget", "100K")
         self.assertFalse(other.exists())
 
