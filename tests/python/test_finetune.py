@@ -329,6 +329,17 @@ class Budget(Finetune):
         self.assertEqual(self.result(out), self.result(self.home / "memory"))
         self.assertEqual({path.name for path in out.iterdir()} & {"out", "scratch"}, set())
 
+    def test_a_dry_run_leaves_no_scratch_file(self):
+        options = ["--threads", "1", "--head-rows", "8", "--dry-run"]
+        budget = self.planned(2, activations="recompute", head_rows=8) - 8192
+        before = sorted(self.home.rglob("*"))
+        status, text, err = self.finetune(self.home / "out", *options, "--budget", budget)
+        self.assertIn("trained layers in a scratch file", text)
+        self.assertEqual(sorted(self.home.rglob("*")), before)
+        if "is in memory, expected a disk" not in err:
+            self.assertEqual((status, err), (0, ""))
+            self.assertIn("3 steps were tried", text)
+
     def test_auto_is_what_it_comes_to(self):
         out = self.home / "out"
         self.assertEqual(self.finetune(out, "--backend", "auto", "--budget", "1G")[0], 0)

@@ -11,7 +11,7 @@ from ._metrics import clock
 from ._prepare import Prepared
 from ._progress import Progress
 from ._report import table
-from ._run import Run
+from ._run import Run, Trial
 
 
 def _data_words(prepared: Prepared) -> str:
@@ -30,15 +30,24 @@ def _existing(path: Path) -> Path:
     return path if path.is_dir() else _existing(path.parent)
 
 
-def _time_words(prepared: Prepared) -> str:
-    """How long it would take, by the first steps: they are taken, and forgotten."""
+def _tried(prepared: Prepared) -> Trial:
+    """The first steps are taken, and forgotten."""
+    with Run(prepared, Progress()) as training:
+        training.open()
+        return training.rehearse()
+
+
+def _tried_with_room(prepared: Prepared) -> Trial:
+    """The same with a scratch file that was to lie in a directory that is not there yet."""
     with tempfile.TemporaryDirectory(dir=_existing(Path(prepared.options.out).resolve())) as room:
-        if "scratch_dir" in prepared.memory.changes:
-            changed = {**vars(prepared.options), "scratch_dir": room}
-            prepared = prepared._replace(options=argparse.Namespace(**changed))
-        with Run(prepared, Progress()) as training:
-            training.open()
-            trial = training.rehearse()
+        changed = {**vars(prepared.options), "scratch_dir": room}
+        return _tried(prepared._replace(options=argparse.Namespace(**changed)))
+
+
+def _time_words(prepared: Prepared) -> str:
+    """How long it would take."""
+    needs_room = "scratch_dir" in prepared.memory.changes
+    trial = _tried_with_room(prepared) if needs_room else _tried(prepared)
     return (
         f"{trial.n_steps} steps were tried: {trial.step_seconds:.2f} s a step, "
         f"{trial.tokens_per_second:.0f} tok/s; {trial.n_validations} validations of "
