@@ -12,7 +12,7 @@ from ._parser import Flag, Group, count, size
 from ._report import amount
 
 _LEAST_HEAD_ROWS = 64
-_HOST_BACKENDS = ("cpu", "reference", "reference64", "reference-typed")
+HOST_BACKENDS = ("cpu", "reference", "reference64", "reference-typed")
 
 Changes = Dict[str, Any]
 
@@ -149,7 +149,7 @@ class Search:
         found: List[Changes] = []
         if free("head_rows"):
             found.append({"head_rows": _LEAST_HEAD_ROWS})
-        on_host = options.backend in _HOST_BACKENDS
+        on_host = options.backend in HOST_BACKENDS
         if on_host and free("scratch_dir") and self._scratch and options.method != "lora":
             found.append({"scratch_dir": self._scratch})
         if free("moments"):

@@ -12,7 +12,7 @@ from typing import Any, Dict
 from .._version import __version__
 from ._dry_run import dry_run
 from ._given import Given, Taken
-from ._memory import add_memory
+from ._memory import HOST_BACKENDS, add_memory
 from ._parser import Flag, Group, count, number, whole
 from ._pictures import draw
 from ._prepare import Prepared, prepare
@@ -209,6 +209,7 @@ def _end(prepared: Prepared, training: Run, about: Dict[str, Any]) -> str:
     said = f"memory: {amount(planned.total)} planned, {amount(memory['held_total'])} held"
     if "anonymous" in memory:
         said += f", {amount(memory['anonymous'])} as the system counts what the run added"
+        said += "" if memory["backend"] in HOST_BACKENDS else " on the host"
     return said
 
 
