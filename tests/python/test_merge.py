@@ -1,4 +1,4 @@
-"""liblisa merge: the logits of the adapter, the small files, types, and failures that leave nothing."""
+"""liblisa merge: an adapter's logits, small files, types, failures that leave nothing."""
 
 import errno
 import json
@@ -81,8 +81,9 @@ class Merged(Merge):
                     maps = len(liblisa.Adapter.open(model, self.adapter).tensors()) // 2
                 self.assertEqual(found["merged_weights"], maps)
                 self.assertEqual((self.out / "tokenizer.json").read_text(), "{}")
-                self.assertEqual((path / "config.json").read_text(),
-                                 (self.out / "config.json").read_text())
+                self.assertEqual(
+                    (path / "config.json").read_text(), (self.out / "config.json").read_text()
+                )
 
     def test_in_words(self):
         status, out, err = self.merge(self.make())
@@ -135,8 +136,9 @@ class Refusals(Merge):
     def test_what_cannot_be_merged(self):
         path = self.make()
         self.assertRefused(2, "--out", "merge", path, self.adapter)
-        self.assertRefused(2, "invalid choice", "merge", path, self.adapter, "--out", self.out,
-                           "--dtype", "q8")
+        self.assertRefused(
+            2, "invalid choice", "merge", path, self.adapter, "--out", self.out, "--dtype", "q8"
+        )
         config = json.loads((self.adapter / "adapter_config.json").read_text())
         for change, words in (({"use_dora": True}, "use_dora"), ({"r": 4}, "lora_A")):
             (self.adapter / "adapter_config.json").write_text(json.dumps({**config, **change}))
@@ -154,9 +156,7 @@ class Refusals(Merge):
     def test_a_sum_that_does_not_fit(self):
         path = self.make()
         config = json.loads((self.adapter / "adapter_config.json").read_text())
-        (self.adapter / "adapter_config.json").write_text(
-            json.dumps({**config, "lora_alpha": 1e7})
-        )
+        (self.adapter / "adapter_config.json").write_text(json.dumps({**config, "lora_alpha": 1e7}))
         self.refused("f16", path, "--dtype", "f16")
         self.assertEqual(self.left(), [])
 

@@ -353,7 +353,8 @@ class Tokenizers(Case):
 
     def test_unknown_kinds_are_left_alone(self):
         changes = ({"pre": "tiktoken"}, {"bos_token_id": 12, "add_bos_token": True},
-                   {"tokens": ["$A:x y", *self.PIECES[1:]], "add_bos_token": True}, {"model": "llama"}, {"merges": ["a b c"]},
+                   {"tokens": ["$A:x y", *self.PIECES[1:]], "add_bos_token": True},
+                   {"model": "llama"}, {"merges": ["a b c"]},
                    {"merges": ["a z"]}, {"token_type": [1]}, {"tokens": ["a"] * 12})
         for number, change in enumerate(changes):
             self.directory = self.scratch / str(number)
@@ -372,7 +373,8 @@ class Tokenizers(Case):
 
     def test_those_of_another_directory(self):
         home = self.other()
-        self.assertIn(f"tokenizer: from {home}\n", self.converted("--tokenizer", home, model="llama"))
+        said = self.converted("--tokenizer", home, model="llama")
+        self.assertIn(f"tokenizer: from {home}\n", said)
         for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
             self.assertEqual((self.directory / name).read_text(), (home / name).read_text())
         self.assertEqual(self.document("config.json")["eos_token_id"], 1)

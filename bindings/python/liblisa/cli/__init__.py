@@ -11,10 +11,20 @@ from typing import List, Optional
 
 from .._errors import LisaError
 from .._version import __version__
-from . import checkpoint, convert, finetune, inspect_data, inspect_model, merge, plan
+from . import (
+    chat,
+    checkpoint,
+    convert,
+    finetune,
+    generate,
+    inspect_data,
+    inspect_model,
+    merge,
+    plan,
+)
 from ._parser import Parser
 
-COMMANDS = (finetune, merge, convert, plan, inspect_model, inspect_data, checkpoint)
+COMMANDS = (finetune, generate, chat, merge, convert, plan, inspect_model, inspect_data, checkpoint)
 
 
 def make_parser() -> Parser:

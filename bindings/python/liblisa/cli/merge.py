@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Dict, Optional
 
 from .._adapter import Adapter
-from .._choices import DType
+from .._choices import DType, parse
 from .._config import ModelConfig
 from .._context import Context
 from .._model import Model
@@ -62,7 +62,7 @@ def run(options: argparse.Namespace) -> int:
             if options.dtype is not None:  # a sum takes its weight's type: it is rounded once
                 model = _widen(model, Path(scratch))
             found = _merge(model, Path(options.adapter), out, options.dtype)
-        dtype = ModelConfig.read(out).weights_dtype.name.lower()
+        dtype = parse(DType, ModelConfig.read(out).weights_dtype).name.lower()
     found = {"model": options.model, "adapter": options.adapter, "dtype": dtype, **found}
     if options.json:
         print_json({"out": options.out, **found})
