@@ -137,6 +137,18 @@ class Directories(Home):
         self.assertEqual((ran.returncode, ran.stderr), (0, b""))
         self.assertTrue(ran.stdout.isascii())
 
+    def test_what_is_no_text(self):
+        command = [sys.executable, "-m", "liblisa", "generate", str(self.home), *self.OPTIONS]
+        ran = subprocess.run(command, input=b"a\xff", capture_output=True)
+        self.assertEqual((ran.returncode, ran.stdout), (1, b""))
+        self.assertEqual(ran.stderr, b"liblisa generate: standard input is not UTF-8\n")
+
+    def test_a_closed_input(self):
+        for name in ("generate", "chat"):
+            command = [sys.executable, "-m", "liblisa", name, str(self.home), *self.OPTIONS]
+            ran = subprocess.run(["sh", "-c", 'exec "$@" <&-', "sh", *command], capture_output=True)
+            self.assertEqual((ran.returncode, ran.stderr), (0, b""))
+
 
 class Broken(Home):
     def refused(self, words, *options):
@@ -154,7 +166,7 @@ class Broken(Home):
         (self.home / "tokenizer.json").unlink()
         self.refused("no tokenizer.json")
         self.write("tokenizer.json", whole)
-        for text in ("{", "[]", '"x"'):
+        for text in ("{", "[]", '"x"', "[" * 100000):
             self.write("tokenizer_config.json", text)
             self.refused("tokenizer_config.json: ")
         for template in ("{% for %}", "{{ 1 / 0 }}", "{{ raise_exception('no') }}"):

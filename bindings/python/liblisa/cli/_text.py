@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import sys
 import unicodedata
-from typing import Any, List, Optional, Sequence
+from typing import Any, List, Sequence, TextIO
 
 _BROKEN = "\ufffd"  # what a tokenizer makes of bytes that are no character, or not yet one
 _MOST_HELD = 8  # tokens: twice those of the longest character
@@ -111,11 +111,17 @@ def _shown(character: str) -> str:
     return _BROKEN if control else character
 
 
-def read_text(text: Optional[str], what: str) -> str:
+def standard_input() -> TextIO:
+    """Standard input. What is no text comes as code points that plain_text refuses."""
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")
+    return sys.stdin or io.StringIO()  # None where it is closed
+
+
+def plain_text(text: str, what: str) -> str:
     """Text that came from outside, without the end of its last line."""
-    value = text or ""
     try:
-        value.encode("utf-8")
+        text.encode("utf-8")
     except UnicodeEncodeError:
         raise ValueError(f"{what} is not UTF-8") from None
-    return value[:-1] if value.endswith("\n") else value
+    return text[:-1] if text.endswith("\n") else text

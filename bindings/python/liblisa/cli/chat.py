@@ -16,7 +16,7 @@ from .._errors import LisaError
 from ..data import Message
 from . import _answers
 from ._answers import MAX_NEW_TOKENS, Answer, Speaker
-from ._text import Output, read_text
+from ._text import Output, plain_text, standard_input
 
 NAME = "chat"
 HELP = "talk with a model"
@@ -150,7 +150,7 @@ def _typed() -> Iterator[str]:
 
 def _turn(talk: Talk, line: str, output: Output) -> Optional[int]:
     """A message and its answer, or a command; the signal that ended the answer."""
-    text = read_text(line, "the message").strip()
+    text = plain_text(line, "the message").strip()
     try:
         if text.startswith("/"):
             _command(talk, text, output)
@@ -185,11 +185,11 @@ def _converse(talk: Talk, lines: Iterator[str], output: Output, typed: bool) -> 
 def run(options: argparse.Namespace) -> int:
     """Runs this subcommand."""
     output = Output()
-    typed = sys.stdin.isatty() and sys.stdout.isatty()
+    lines = standard_input()
+    typed = lines.isatty() and sys.stdout.isatty()
     with Speaker(options) as speaker:
         talk = Talk(speaker, options)
         talk.check()
         if typed:
             print("/help lists commands, Ctrl-C stops an answer, Ctrl-D leaves")
-        lines = _typed() if typed else iter(sys.stdin.readline, "")
-        return _converse(talk, lines, output, typed)
+        return _converse(talk, _typed() if typed else iter(lines.readline, ""), output, typed)

@@ -4,7 +4,6 @@ generated; Ctrl-C ends it with status 130."""
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import List
 
@@ -13,7 +12,7 @@ from . import _answers
 from ._answers import MAX_NEW_TOKENS, Answer, Speaker
 from ._parser import add_json
 from ._report import print_json
-from ._text import Output, read_text
+from ._text import Output, plain_text, standard_input
 
 NAME = "generate"
 HELP = "continue or answer a text"
@@ -33,13 +32,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _text(options: argparse.Namespace) -> str:
     if options.prompt is not None:
-        return read_text(options.prompt, "--prompt")
+        return plain_text(options.prompt, "--prompt")
     if options.prompt_file is not None:
         data = Path(options.prompt_file).read_bytes()
-        return read_text(data.decode("utf-8", "surrogateescape"), options.prompt_file)
-    if sys.stdin.isatty():
+        return plain_text(data.decode("utf-8", "surrogateescape"), options.prompt_file)
+    if standard_input().isatty():
         raise ValueError("give --prompt TEXT, --prompt-file FILE or a text on standard input")
-    return read_text(sys.stdin.read(), "standard input")
+    return plain_text(standard_input().read(), "standard input")
 
 
 def _prompt(options: argparse.Namespace, formatter: Formatter, text: str) -> List[int]:
