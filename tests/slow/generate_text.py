@@ -58,7 +58,8 @@ class Streams(unittest.TestCase):
                 text = "".join(draw.choice("ab é🙂世 ") for _ in range(n)).strip()
                 tokens = tokenizer.encode(text, add_special_tokens=False).ids
                 stream = TextStream(tokenizer)
-                pieces = [*map(stream.push, tokens), stream.finish()]
+                pieces = list(map(stream.push, tokens))
+                pieces.append(stream.finish())
                 self.assertEqual("".join(pieces), text)
                 self.assertFalse(any("\ufffd" in piece for piece in pieces))
 
