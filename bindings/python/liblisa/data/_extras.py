@@ -10,7 +10,7 @@ _PACKAGES = {"yaml": "PyYAML"}  # where a package has another name than its modu
 
 
 def need(name: str, extra: str = "data") -> Any:
-    """Imports a module of an optional package; where it is missing, one line says what to do."""
+    """Imports a module of a package of an extra; where it is missing, one line says what to do."""
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError:

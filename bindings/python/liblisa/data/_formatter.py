@@ -33,7 +33,15 @@ class Example(NamedTuple):
 
 
 def _read_json(path: Path) -> Dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if not path.is_file():
+        return {}
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: {error}") from None
+    if not isinstance(document, dict):
+        raise ValueError(f"{path}: expected a JSON object")
+    return document
 
 
 def _ids(value: Any) -> List[int]:
@@ -69,7 +77,10 @@ class Formatter:
         home = Path(directory)  # type: ignore[arg-type]
         if not (home / "tokenizer.json").is_file():
             raise FileNotFoundError(f"{home}: no tokenizer.json")
-        tokenizer = tokenizers.Tokenizer.from_file(str(home / "tokenizer.json"))
+        try:
+            tokenizer = tokenizers.Tokenizer.from_file(str(home / "tokenizer.json"))
+        except Exception as error:  # the package's errors have no class of their own
+            raise ValueError(f"{home / 'tokenizer.json'}: {error}") from None
         config = _read_json(home / "tokenizer_config.json")
 
         def special(name: str) -> Optional[int]:

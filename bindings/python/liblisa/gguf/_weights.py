@@ -1,25 +1,21 @@
-"""Writes safetensors piece by piece: no more than one tensor is in memory.
-
-SPDX-License-Identifier: MIT
-"""
+"""Writes safetensors piece by piece: no more than one tensor is in memory."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, Dict, List, NamedTuple
 
-import gguf
-import numpy as np
+from ._packages import gguf, np
 
-from families import Piece
-from source import ConversionError, Source
+from ._pieces import Piece
+from ._source import ConversionError, Source
 
 
 class Kind(NamedTuple):
     safetensors: str
     torch: str
-    quantization: gguf.GGMLQuantizationType
+    quantization: Any
     n_bytes: int
 
 
@@ -30,17 +26,25 @@ KINDS = {
 }
 
 
+def n_values(piece: Piece) -> int:
+    """Elements of a tensor."""
+    return int(np.prod(piece.shape, dtype=object))
+
+
 def _size(piece: Piece, kind: Kind) -> int:
-    return int(np.prod(piece.shape, dtype=object)) * kind.n_bytes
+    return n_values(piece) * kind.n_bytes
 
 
-def _header(pieces: list[Piece], kind: Kind) -> bytes:
-    entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
+def _header(pieces: List[Piece], kind: Kind) -> bytes:
+    entries: Dict[str, object] = {"__metadata__": {"format": "pt"}}
     begin = 0
     for piece in pieces:
         end = begin + _size(piece, kind)
-        entries[piece.name] = {"dtype": kind.safetensors, "shape": list(piece.shape),
-                               "data_offsets": [begin, end]}
+        entries[piece.name] = {
+            "dtype": kind.safetensors,
+            "shape": list(piece.shape),
+            "data_offsets": [begin, end],
+        }
         begin = end
     text = json.dumps(entries, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
@@ -55,14 +59,15 @@ def _write_piece(file: BinaryIO, source: Source, piece: Piece, kind: Kind) -> No
             stored = gguf.quants.quantize(values, kind.quantization)
         held = gguf.quants.dequantize(stored, kind.quantization)
         if not np.isfinite(held).all():
-            raise ConversionError(f"tensor {piece.source!r} holds a value that is not finite in "
-                                  f"{kind.torch}")
+            raise ConversionError(
+                f"tensor {piece.source!r} holds a value that is not finite in " f"{kind.torch}"
+            )
         file.write(stored.tobytes())
 
 
-def _shards(pieces: list[Piece], kind: Kind, max_bytes: int) -> list[list[Piece]]:
+def _shards(pieces: List[Piece], kind: Kind, max_bytes: int) -> List[List[Piece]]:
     """Pieces in order, a file as full as the limit lets it be."""
-    shards: list[list[Piece]] = []
+    shards: List[List[Piece]] = []
     held = 0
     for piece in pieces:
         size = _size(piece, kind)
@@ -74,15 +79,16 @@ def _shards(pieces: list[Piece], kind: Kind, max_bytes: int) -> list[list[Piece]
     return shards
 
 
-def _write_file(path: Path, source: Source, pieces: list[Piece], kind: Kind) -> None:
+def _write_file(path: Path, source: Source, pieces: List[Piece], kind: Kind) -> None:
     with path.open("wb") as file:
         file.write(_header(pieces, kind))
         for piece in pieces:
             _write_piece(file, source, piece, kind)
 
 
-def write_weights(source: Source, pieces: list[Piece], directory: Path, kind: Kind,
-                  max_shard_bytes: int) -> None:
+def write_weights(
+    source: Source, pieces: List[Piece], directory: Path, kind: Kind, max_shard_bytes: int
+) -> None:
     """model.safetensors, or shards and their index."""
     pieces = sorted(pieces)
     shards = _shards(pieces, kind, max_shard_bytes)

@@ -1,15 +1,12 @@
-"""A GGUF file's rotary positions as config.json says them.
-
-SPDX-License-Identifier: MIT
-"""
+"""A GGUF file's rotary positions as config.json says them."""
 
 from __future__ import annotations
 
-from typing import Any, Optional
+from typing import Any, Dict, Optional
 
-import numpy as np
+from ._packages import np
 
-from source import ConversionError, Source
+from ._source import ConversionError, Source
 
 LOW, HIGH = 1.0, 4.0  # Llama 3.1's; the table knows only ratios
 TOLERANCE = 1e-4  # of a table computed in float32
@@ -23,7 +20,7 @@ def _llama3_table(theta: float, head_dim: int, factor: float, original: float) -
     return 1.0 / ((1.0 - smooth) / factor + smooth)
 
 
-def _llama3(source: Source, head_dim: int) -> Optional[dict[str, Any]]:
+def _llama3(source: Source, head_dim: int) -> Optional[Dict[str, Any]]:
     """The parameters that give the table rope_freqs.weight, or a refusal."""
     if source.shape("rope_freqs.weight") != (head_dim // 2,):
         raise ConversionError(f"tensor 'rope_freqs.weight': expected shape [{head_dim // 2}]")
@@ -35,16 +32,23 @@ def _llama3(source: Source, head_dim: int) -> Optional[dict[str, Any]]:
     for original in ORIGINALS:
         expected = _llama3_table(theta, head_dim, factor, original)
         if np.all(np.abs(table - expected) <= TOLERANCE * expected):
-            return {"rope_type": "llama3", "factor": factor, "low_freq_factor": LOW,
-                    "high_freq_factor": HIGH, "original_max_position_embeddings": original}
+            return {
+                "rope_type": "llama3",
+                "factor": factor,
+                "low_freq_factor": LOW,
+                "high_freq_factor": HIGH,
+                "original_max_position_embeddings": original,
+            }
     raise ConversionError("tensor 'rope_freqs.weight' is not a table of Llama 3.1's scaling")
 
 
-def rope_scaling(source: Source, head_dim: int) -> Optional[dict[str, Any]]:
+def rope_scaling(source: Source, head_dim: int) -> Optional[Dict[str, Any]]:
     kind = source.text("rope.scaling.type", "linear")
     factor = source.number("rope.scaling.factor", source.number("rope.scale_linear", 1.0))
     if kind not in ("none", "linear") or (kind == "none" and factor != 1.0):
-        raise ConversionError(f"rope.scaling.type is {kind!r} with factor {factor}, expected linear")
+        raise ConversionError(
+            f"rope.scaling.type is {kind!r} with factor {factor}, expected linear"
+        )
     for silent in ("rope.scaling.original_context_length", "rope.scaling.finetuned"):
         source.value(silent)
     linear = None if factor == 1.0 else {"type": "linear", "factor": factor}

@@ -1,27 +1,26 @@
-"""The tokenizer of a GGUF file, where it can be rebuilt faithfully, and its special tokens.
-
-SPDX-License-Identifier: MIT
-"""
+"""The tokenizer of a GGUF file, where it can be rebuilt faithfully, and its special tokens."""
 
 from __future__ import annotations
 
 import json
-from typing import Any, Optional
+from typing import Any, Dict, List, Optional
 
-from source import ConversionError, Source
+from ._source import ConversionError, Source
 
 NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5
 SPECIAL = {"bos": "bos", "eos": "eos", "pad": "padding", "unk": "unknown"}
 PRE_TOKENIZERS = ("gpt-2", "phi-2", "smollm", "qwen2", "llama-bpe")
-WORDS = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|%s| ?[^\s\p{L}\p{N}]+[\r\n]*"
-         r"|\s*[\r\n]+|\s+(?!\S)|\s+")
+WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|%s| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 
 
 class Unfaithful(Exception):
     """Why this file's tokenizer is not rebuilt."""
 
 
-def special_ids(source: Source, n_rows: int) -> dict[str, int]:
+def special_ids(source: Source, n_rows: int) -> Dict[str, int]:
     """Ids of bos, eos, pad, unk and eot, where the file has them."""
     ids = {}
     for name, key in {**SPECIAL, "eot": "eot"}.items():
@@ -34,14 +33,14 @@ def special_ids(source: Source, n_rows: int) -> dict[str, int]:
     return ids
 
 
-def _texts(source: Source, key: str) -> list[str]:
+def _texts(source: Source, key: str) -> List[str]:
     value = source.value(f"tokenizer.ggml.{key}")
     if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
         raise Unfaithful(f"tokenizer.ggml.{key} is not a list of texts")
     return value
 
 
-def _kinds(source: Source, n_tokens: int) -> list[int]:
+def _kinds(source: Source, n_tokens: int) -> List[int]:
     kinds = source.value("tokenizer.ggml.token_type")
     if not isinstance(kinds, list) or len(kinds) != n_tokens:
         raise Unfaithful("tokenizer.ggml.token_type is not a list with a number for each token")
@@ -58,12 +57,18 @@ def _splitting(pre: str) -> Any:
         return pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     if pre == "smollm":  # every digit is a token of its own
         return pre_tokenizers.Sequence(
-            [pre_tokenizers.Digits(individual_digits=True),
-             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)])
+            [
+                pre_tokenizers.Digits(individual_digits=True),
+                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
+            ]
+        )
     digits = r"\p{N}" if pre == "qwen2" else r"\p{N}{1,3}"
     return pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(Regex(WORDS % digits), "isolated"),
-         pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+        [
+            pre_tokenizers.Split(Regex(WORDS % digits), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
 
 
 def _byte_level_bpe(source: Source, pre: str, bos: Optional[int]) -> Any:
@@ -77,8 +82,9 @@ def _byte_level_bpe(source: Source, pre: str, bos: Optional[int]) -> Any:
     merges = [tuple(merge.split(" ")) for merge in _texts(source, "merges")]
     if not all(len(merge) == 2 for merge in merges):
         raise Unfaithful("a merge is not of two tokens")
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges,
-                                     ignore_merges=pre == "llama-bpe"))
+    tokenizer = Tokenizer(
+        models.BPE(vocab=vocabulary, merges=merges, ignore_merges=pre == "llama-bpe")
+    )
     if pre == "qwen2":
         tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = _splitting(pre)
@@ -88,56 +94,70 @@ def _byte_level_bpe(source: Source, pre: str, bos: Optional[int]) -> Any:
             raise Unfaithful("the first token of a text is not in tokenizer.ggml.tokens")
         token = tokens[bos]
         tokenizer.post_processor = processors.TemplateProcessing(
-            single=f"{token} $A", pair=f"{token} $A {token}:1 $B:1", special_tokens=[(token, bos)])
+            single=f"{token} $A", pair=f"{token} $A {token}:1 $B:1", special_tokens=[(token, bos)]
+        )
     for kind in (CONTROL, USER_DEFINED):
-        added = [AddedToken(token, special=kind == CONTROL, normalized=False)
-                 for token, its_kind in zip(tokens, kinds) if its_kind == kind]
+        added = [
+            AddedToken(token, special=kind == CONTROL, normalized=False)
+            for token, its_kind in zip(tokens, kinds)
+            if its_kind == kind
+        ]
         (tokenizer.add_special_tokens if kind == CONTROL else tokenizer.add_tokens)(added)
     return tokenizer
 
 
-def tokenizer_json(source: Source, ids: dict[str, int]) -> dict[str, Any]:
+def tokenizer_json(source: Source, ids: Dict[str, int]) -> Dict[str, Any]:
     """The tokenizer's file, merges in the older "a b" form that every reader knows."""
     model, pre = (source.value(f"tokenizer.ggml.{key}") for key in ("model", "pre"))
     if model != "gpt2" or pre not in PRE_TOKENIZERS:
-        raise Unfaithful(f"tokenizer.ggml.model is {model!r} and tokenizer.ggml.pre {pre!r}; known "
-                         f"are 'gpt2' with {', '.join(PRE_TOKENIZERS)}")
+        raise Unfaithful(
+            f"tokenizer.ggml.model is {model!r} and tokenizer.ggml.pre {pre!r}; known "
+            f"are 'gpt2' with {', '.join(PRE_TOKENIZERS)}"
+        )
     try:
         import tokenizers  # noqa: F401
     except ImportError:
-        raise Unfaithful("the Python package tokenizers is missing") from None
+        raise Unfaithful("the package tokenizers is missing: pip install 'liblisa[gguf]'") from None
     try:
         text = _byte_level_bpe(source, pre, ids.get("bos")).to_str()
     except Unfaithful:
         raise
     except Exception as error:  # the package's errors have no class of their own
         raise Unfaithful(" ".join(str(error).split())) from error
-    document: dict[str, Any] = json.loads(text)
+    document: Dict[str, Any] = json.loads(text)
     merges = document["model"]["merges"]
     document["model"]["merges"] = [
-        merge if isinstance(merge, str) else " ".join(merge) for merge in merges]
+        merge if isinstance(merge, str) else " ".join(merge) for merge in merges
+    ]
     return document
 
 
-def tokenizer_config(source: Source, ids: dict[str, int], n_positions: int) -> dict[str, Any]:
+def tokenizer_config(source: Source, ids: Dict[str, int], n_positions: int) -> Dict[str, Any]:
     """tokenizer_config.json: the special tokens as texts, and the chat template."""
-    config: dict[str, Any] = {"clean_up_tokenization_spaces": False,
-                              "model_max_length": n_positions}
+    config: Dict[str, Any] = {
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": n_positions,
+    }
     tokens = source.value("tokenizer.ggml.tokens")
     if isinstance(tokens, list):
-        config.update({f"{name}_token": tokens[ids[name]] for name in SPECIAL
-                       if name in ids and ids[name] < len(tokens)})
+        config.update(
+            {
+                f"{name}_token": tokens[ids[name]]
+                for name in SPECIAL
+                if name in ids and ids[name] < len(tokens)
+            }
+        )
     template = source.value("tokenizer.chat_template")
     if isinstance(template, str):
         config["chat_template"] = template
     return config
 
 
-def generation_config(ids: dict[str, int]) -> dict[str, Any]:
+def generation_config(ids: Dict[str, int]) -> Dict[str, Any]:
     """generation_config.json; an end of turn ends a generation too."""
-    config: dict[str, Any] = {
-        f"{name}_token_id": ids[name] for name in ("bos", "eos", "pad") if name in ids}
+    config: Dict[str, Any] = {
+        f"{name}_token_id": ids[name] for name in ("bos", "eos", "pad") if name in ids
+    }
     if "eot" in ids and ids["eot"] != config.get("eos_token_id"):
-        config["eos_token_id"] = [
-            ids[name] for name in ("eos", "eot") if name in ids]
+        config["eos_token_id"] = [ids[name] for name in ("eos", "eot") if name in ids]
     return {"_from_model_config": True, **config}

@@ -1,4 +1,4 @@
-"""examples/gguf_to_hf: what a GGUF file holds is what liblisa opens afterwards."""
+"""liblisa convert: what a GGUF file holds is what liblisa opens afterwards."""
 
 import contextlib
 import io
@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import struct
+import subprocess
 import sys
 import tempfile
 import unittest
@@ -16,11 +17,12 @@ import liblisa as lisa
 import numpy as np
 
 TOP = pathlib.Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(TOP / "examples" / "gguf_to_hf"), str(TOP / "tests" / "slow")]
+sys.path.insert(0, str(TOP / "tests" / "slow"))
 
-import convert  # noqa: E402
 import gguf_export  # noqa: E402
 from gguf_export import TYPES  # noqa: E402
+from liblisa.cli import main  # noqa: E402
+from liblisa.gguf import _convert, _source  # noqa: E402
 
 SMALL = dict(n_layers=2, d_model=24, n_heads=4, n_kv_heads=2, d_ff=20, vocab_size=41,
              max_positions=32)
@@ -34,12 +36,15 @@ VARIANTS = {
 }
 
 
-def run(*words):
-    """Exit status and standard error of the converter."""
-    said = io.StringIO()
-    with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
-        status = convert.main([str(word) for word in words])
-    return status, said.getvalue()
+def run(file, directory, *words):
+    """Exit status, standard output and standard error of the command."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stderr(err), contextlib.redirect_stdout(out):
+        try:
+            status = main(["convert", str(file), "--out", str(directory), *map(str, words)])
+        except SystemExit as end:
+            status = end.code
+    return status, out.getvalue(), err.getvalue()
 
 
 def logits(model):
@@ -86,8 +91,8 @@ class Case(unittest.TestCase):
 
     def convert(self, *words, directory=None):
         directory = directory or self.directory
-        status, said = run(self.file, directory, *words)
-        self.assertEqual(status, 0, said)
+        status, self.said, err = run(self.file, directory, *words)
+        self.assertEqual((status, err), (0, ""))
         return self.enterContext(lisa.Model.open(self.context, directory))
 
 
@@ -106,7 +111,7 @@ class Families(Case):
         self.check_same(self.fixture("phi"), gguf_export.fuse)
 
     def test_tensors_in_many_blocks(self):
-        with mock.patch("source.BLOCK_ELEMENTS", 50):
+        with mock.patch.object(_source, "BLOCK_ELEMENTS", 50):
             self.check_same(self.fixture("llama-tied"))
 
     def test_gpt2_with_the_embedding_repeated(self):
@@ -219,6 +224,75 @@ class Output(Case):
         for name, values in tensors(model).items():
             self.assertTrue(np.array_equal(tensors(got)[name], values), name)
 
+    def test_what_is_said(self):
+        gguf_export.export(self.fixture(), self.file,
+                           {"general.name": "x", "tokenizer.ggml.scores": [0.5]})
+        got = self.convert("--dtype", "f16")
+        n = sum(values.size for values in tensors(got).values())
+        self.assertEqual(self.said.splitlines(), [
+            f"{self.directory}: llama, {n:,} parameters in 30 tensors of f16 (from 30 F32)",
+            "rows of q and k put back in their order: 6 tensors",
+            "tokenizer: none; --tokenizer copies that of another directory of this model",
+            "not carried over: tokenizer.json (tokenizer.ggml.model is None and tokenizer.ggml.pre "
+            "None; known are 'gpt2' with gpt-2, phi-2, smollm, qwen2, llama-bpe), general.name, "
+            "tokenizer.ggml.scores"])
+
+    def test_in_json(self):
+        gguf_export.export(self.fixture("qwen2"), self.file)
+        _, out, _ = run(self.file, self.directory, "--json", "--tokenizer", "none")
+        found = json.loads(out)
+        self.assertEqual((found["family"], found["dtype"], found["reordered"], found["tokenizer"]),
+                         ("qwen2", "bf16", 0, None))
+        self.assertEqual(found["left_out"], ["tokenizer.json (none was asked for)"])
+        self.assertEqual(sum(found["types"].values()), found["tensors"])
+
+
+class Broken(Case):
+    """What ends in the middle leaves nothing that looks whole."""
+
+    def setUp(self):
+        super().setUp()
+        gguf_export.export(self.fixture(), self.file)
+
+    def left(self):
+        return [path.name for path in self.scratch.iterdir() if path != self.file]
+
+    def test_ctrl_c(self):
+        write, left = _convert.write_weights, [3]
+
+        def interrupted(source, pieces, *rest):
+            self.assertEqual(len(self.left()), 1)
+            left.extend(self.left())
+            floats = source.floats
+
+            def some(*arguments, **options):
+                left[0] -= 1
+                if left[0] == 0:
+                    raise KeyboardInterrupt
+                return floats(*arguments, **options)
+
+            source.floats = some
+            write(source, pieces, *rest)
+
+        with mock.patch.object(_convert, "write_weights", interrupted):
+            self.assertEqual(run(self.file, self.directory), (130, "", ""))
+        self.assertEqual(self.left(), [])
+        self.assertTrue(left[1].startswith("."), left)
+
+    def test_a_full_disk(self):
+        script = """
+import resource, signal, sys
+from liblisa.cli import main
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000))
+sys.exit(main(sys.argv[1:]))
+"""
+        words = ["convert", str(self.file), "--out", str(self.directory)]
+        ran = subprocess.run([sys.executable, "-c", script, *words], capture_output=True, text=True)
+        self.assertEqual((ran.returncode, ran.stderr.count("\n")), (1, 1), ran.stderr)
+        self.assertIn(f"File too large: '{self.directory}'", ran.stderr)
+        self.assertEqual(self.left(), [])
+
 
 class Tokenizers(Case):
     PIECES = ["<|start|>", "<|end|>", "a", "b", "1", "2", "\u0120", "ab", "12", "\u0120ab", "[PAD]",
@@ -236,11 +310,11 @@ class Tokenizers(Case):
         "tokenizer.chat_template": "{{ messages }}\n",
     }
 
-    def converted(self, **changes):
+    def converted(self, *words, **changes):
         keys = {**self.KEYS, **{f"tokenizer.ggml.{key}": value for key, value in changes.items()}}
         gguf_export.export(self.fixture(), self.file, keys)
-        status, said = run(self.file, self.directory)
-        self.assertEqual(status, 0, said)
+        status, said, err = run(self.file, self.directory, *words)
+        self.assertEqual((status, err), (0, ""))
         return said
 
     def encode(self, text):
@@ -252,7 +326,7 @@ class Tokenizers(Case):
         return json.loads((self.directory / name).read_text())
 
     def test_digits_stay_apart(self):
-        self.assertEqual(self.converted(), "")
+        self.assertIn("tokenizer: from the file\n", self.converted())
         self.assertEqual(self.encode("ab ab12<|end|><extra>").tokens,
                          ["ab", "\u0120ab", "1", "2", "<|end|>", "<extra>"])
 
@@ -279,23 +353,70 @@ class Tokenizers(Case):
 
     def test_unknown_kinds_are_left_alone(self):
         changes = ({"pre": "tiktoken"}, {"bos_token_id": 12, "add_bos_token": True},
-                   {"tokens": ["$A:x y", *self.PIECES[1:]], "add_bos_token": True}, {"model": "llama"}, {"merges": ["a b c"]},
+                   {"tokens": ["$A:x y", *self.PIECES[1:]], "add_bos_token": True},
+                   {"model": "llama"}, {"merges": ["a b c"]},
                    {"merges": ["a z"]}, {"token_type": [1]}, {"tokens": ["a"] * 12})
         for number, change in enumerate(changes):
             self.directory = self.scratch / str(number)
             said = self.converted(**change)
-            self.assertRegex(said, "^note: no tokenizer.json: .*copy the tokenizer's files.*\n$")
-            self.assertEqual(said.count("\n"), 1)
+            self.assertRegex(said, r"tokenizer: none; .*\nnot carried over: tokenizer.json \(.+\)")
             self.assertFalse((self.directory / "tokenizer.json").exists())
             self.assertNotIn("tokenizer_class", self.document("tokenizer_config.json"))
+
+    def other(self, **changes):
+        """A directory with a tokenizer of the same tokens."""
+        home = self.scratch / "other"
+        self.converted(**changes)
+        self.directory.rename(home)
+        (home / "chat_template.jinja").write_text("other")
+        return home
+
+    def test_those_of_another_directory(self):
+        home = self.other()
+        said = self.converted("--tokenizer", home, model="llama")
+        self.assertIn(f"tokenizer: from {home}\n", said)
+        for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+            self.assertEqual((self.directory / name).read_text(), (home / name).read_text())
+        self.assertEqual(self.document("config.json")["eos_token_id"], 1)
+        self.assertEqual((home / "model.safetensors").read_bytes(),
+                         (self.directory / "model.safetensors").read_bytes())
+
+    def test_none(self):
+        self.assertNotIn("tokenizer.ggml", self.converted("--tokenizer", "none"))
+        self.assertEqual(sorted(os.listdir(self.directory)),
+                         ["config.json", "generation_config.json", "model.safetensors"])
+
+    def test_another_model_s(self):
+        tokens = [*self.PIECES[:4], "2", "1", *self.PIECES[6:]]
+        home = self.other(tokens=tokens)
+        text = (home / "tokenizer.json").read_text()
+        document = json.loads(text)
+        document["added_tokens"][-1]["id"] = 4000
+        for what, pattern in (
+            (text, "not this model's: its token 4 is '2', in the GGUF file '1'"),
+            (json.dumps(document), "has a token 4000, the embedding has 61 rows"),
+            (text[:-9], "not a tokenizer.json that can be read"),
+            ("[]", "not a tokenizer.json that can be read"),
+            ('{"model": {"vocab": {"a": "b"}}}', "not a tokenizer.json that can be read"),
+            (None, "other: no tokenizer.json"),
+        ):
+            with self.subTest(pattern):
+                (home / "tokenizer.json").unlink()
+                if what is not None:
+                    (home / "tokenizer.json").write_text(what)
+                gguf_export.export(self.fixture(), self.file, self.KEYS)
+                status, _, said = run(self.file, self.directory, "--tokenizer", home)
+                self.assertEqual((status, said.count("\n")), (1, 1))
+                self.assertRegex(said, pattern)
+                self.assertEqual(sorted(os.listdir(self.scratch)), ["model.gguf", "other"])
 
 
 class Refusals(Case):
     """One line, exit status 1, and nothing is left behind."""
 
     def refused(self, pattern, *words):
-        status, said = run(self.file, self.directory, *words)
-        self.assertEqual(status, 1, said)
+        status, out, said = run(self.file, self.directory, *words)
+        self.assertEqual((status, out), (1, ""), said)
         self.assertRegex(said, pattern)
         self.assertEqual(said.count("\n"), 1, said)
         self.assertTrue(said.isprintable() or said.rstrip("\n").isprintable(), said)
@@ -390,9 +511,9 @@ class Refusals(Case):
         gguf_export.export(self.fixture(), self.file)
         self.assertEqual(run(self.file, self.directory)[0], 0)
         before = sorted(os.listdir(self.directory))
-        status, said = run(self.file, self.directory)
+        status, _, said = run(self.file, self.directory)
         self.assertEqual(status, 1)
-        self.assertRegex(said, "exists\n$")
+        self.assertRegex(said, "is not empty: give another directory\n$")
         self.assertEqual(sorted(os.listdir(self.directory)), before)
 
     def test_cut_short(self):

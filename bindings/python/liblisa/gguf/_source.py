@@ -1,26 +1,23 @@
-"""A GGUF file that somebody else made: checked metadata, tensors as rows of floats.
-
-SPDX-License-Identifier: MIT
-"""
+"""A GGUF file that somebody else made: checked metadata, tensors as rows of floats."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Iterator, Optional
+from typing import Any, Iterator, List, Optional, Set, Tuple
 
-import gguf
-import numpy as np
+from ._packages import gguf, np
 
 MAX_SIZE = 1 << 22  # of a width or a count that the file states
 MAX_PIECES = 1 << 24  # lengths, keys and values that the reader makes an object of
 BLOCK_ELEMENTS = 1 << 22  # that are floats at a time
+FILE_KEYS = ("GGUF.", "general.alignment", "general.file_type", "general.quantization_version")
 
 
-class ConversionError(Exception):
-    """One line that says what in the file is not understood."""
+class ConversionError(ValueError):
+    """What in the file is not understood."""
 
 
-class _BoundedReader(gguf.GGUFReader):
+class _BoundedReader(gguf.GGUFReader):  # type: ignore[misc]
     """gguf's reader takes what lies behind the end of the file for empty; this one refuses it."""
 
     _pieces = 0
@@ -51,7 +48,7 @@ class Source:
         if reader.byte_order != "I":
             raise ConversionError("the byte order is not this machine's")
         self._fields = reader.fields
-        self._asked: set[str] = set()
+        self._asked: Set[str] = set()
         self.tensors = {tensor.name: tensor for tensor in reader.tensors}
         self.architecture = self.text("general.architecture")
         if self.text("general.type", "model") != "model":
@@ -60,8 +57,8 @@ class Source:
             raise ConversionError("one of several parts: join them with gguf-split first")
 
     def _key(self, key: str) -> str:
-        return key if key.split(".")[0] in ("general", "tokenizer", "split") else (
-            f"{self.architecture}.{key}")
+        shared = key.split(".")[0] in ("general", "tokenizer", "split")
+        return key if shared else f"{self.architecture}.{key}"
 
     def value(self, key: str, default: Any = None) -> Any:
         key = self._key(key)
@@ -105,12 +102,22 @@ class Source:
             if key.startswith(self.architecture + ".") and key not in self._asked:
                 raise ConversionError(f"the key {key!r} is not understood")
 
-    def shape(self, name: str) -> tuple[int, ...]:
+    def unasked(self, *, tokenizer_too: bool) -> List[str]:
+        """Keys that nobody has asked for, those apart that say how the file itself is made."""
+        passed_over = FILE_KEYS if tokenizer_too else (*FILE_KEYS, "tokenizer.")
+        return [
+            ascii(key)[1:-1]
+            for key in self._fields
+            if key not in self._asked and not key.startswith(passed_over)
+        ]
+
+    def shape(self, name: str) -> Tuple[int, ...]:
         """As numpy has it: rows first."""
         return tuple(int(n) for n in reversed(self.tensors[name].shape))
 
-    def floats(self, name: str, rows: slice, order: Optional[np.ndarray] = None,
-               whole: bool = False) -> Iterator[np.ndarray]:
+    def floats(
+        self, name: str, rows: slice, order: Optional[np.ndarray] = None, whole: bool = False
+    ) -> Iterator[np.ndarray]:
         """A tensor's rows, dequantised to float32 block by block, or in one block.
 
         order: rows are taken in this order, and `rows` counts in it.
@@ -125,5 +132,7 @@ class Source:
             try:
                 yield gguf.quants.dequantize(np.ascontiguousarray(stored), tensor.tensor_type)
             except NotImplementedError as error:
-                raise ConversionError(f"tensor {name!r} is of type {tensor.tensor_type.name}, which "
-                                      "the package gguf cannot turn into floats") from error
+                raise ConversionError(
+                    f"tensor {name!r} is of type {tensor.tensor_type.name}, which "
+                    "the package gguf cannot turn into floats"
+                ) from error
