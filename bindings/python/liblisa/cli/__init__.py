@@ -11,10 +11,10 @@ from typing import List, Optional
 
 from .._errors import LisaError
 from .._version import __version__
-from . import checkpoint, finetune, inspect_data, inspect_model, plan
+from . import checkpoint, evaluate, finetune, inspect_data, inspect_model, plan
 from ._parser import Parser
 
-COMMANDS = (finetune, plan, inspect_model, inspect_data, checkpoint)
+COMMANDS = (finetune, evaluate, plan, inspect_model, inspect_data, checkpoint)
 
 
 def make_parser() -> Parser:

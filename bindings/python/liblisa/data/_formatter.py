@@ -70,6 +70,9 @@ class Formatter:
         if not (home / "tokenizer.json").is_file():
             raise FileNotFoundError(f"{home}: no tokenizer.json")
         tokenizer = tokenizers.Tokenizer.from_file(str(home / "tokenizer.json"))
+        # A file may bring them from a training; texts are cut and filled up here alone.
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
         config = _read_json(home / "tokenizer_config.json")
 
         def special(name: str) -> Optional[int]:
