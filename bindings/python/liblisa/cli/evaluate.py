@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="tokens of text that a row scores behind those that it repeats (all but one)",
     )
     add("--limit", type=count, metavar="N", help="the first examples, or documents of a task (all)")
-    add("--num-fewshot", type=count, metavar="N", help="examples in a task's prompts (the task's)")
+    add("--num-fewshot", type=int, metavar="N", help="examples in a task's prompts (the task's)")
     add(
         "--data-files",
         metavar="SPLIT=FILE",
