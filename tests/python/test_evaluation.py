@@ -1,6 +1,7 @@
-"""liblisa.evaluation against one position at a time, and the command `liblisa eval`. The tokenizer is
-test_data's."""
+"""liblisa.evaluation against one position at a time, and the command `liblisa eval`. The tokenizer
+is test_data's."""
 
+import io
 import json
 import math
 import random
@@ -154,7 +155,7 @@ class Scores(unittest.TestCase):
 
 class Windows(unittest.TestCase):
     def test_the_rule(self):
-        # The example of lm-evaluation-harness: four tokens are read, the last of what is scored not.
+        # The example of lm-evaluation-harness: four tokens are read, a fifth is scored.
         self.assertEqual(
             windows(range(10), 5, prefix=-1),
             [([-1], [0, 1, 2, 3]), ([3], [4, 5, 6, 7]), ([5, 6, 7], [8, 9])],
@@ -328,6 +329,15 @@ class Eval(unittest.TestCase):
             self.assertEqual(self.json(self.data)["max_tokens"], 64)
         self.assertIn("bits per byte", self.evaluate("--text", self.text)[1])
 
+    def test_a_terminal_sees_rows_counted(self):
+        class Terminal(io.StringIO):
+            def isatty(self):
+                return True
+
+        with mock.patch("io.StringIO", Terminal):
+            status, _, err = self.evaluate(self.data, "--batch", "4")
+        self.assertEqual((status, err), (0, "\r4 rows\r7 rows\r\x1b[K"))
+
     def test_an_adapter(self):
         base = self.json(self.data)
         with liblisa.Adapter.create(self.model, rank=2, targets="all-linear") as adapter:
@@ -336,7 +346,8 @@ class Eval(unittest.TestCase):
             extent = math.prod(adapter.tensor_read(name).shape)
             adapter.tensor_write(name, [0.5] * extent)
             adapter.save(self.home / "other")
-        self.assertEqual(self.json(self.data, "--adapter", self.home / "fresh")["loss"], base["loss"])
+        fresh = self.json(self.data, "--adapter", self.home / "fresh")
+        self.assertEqual(fresh["loss"], base["loss"])
         other = self.json(self.data, "--adapter", self.home / "other")
         self.assertNotAlmostEqual(other["loss"], base["loss"], places=3)
         self.assertEqual(other["adapter"], str(self.home / "other"))

@@ -2,8 +2,8 @@
 
     eval_parity.py DIRECTORY
 
-Both compute in float32. HFLM takes the softmax in float64: PyTorch 1.13's in float32 is off by 2e-5 a
-token, always to the same side, which is more than all else together.
+Both compute in float32. HFLM takes the softmax in float64: PyTorch 1.13's in float32 is off by 2e-5
+a token, always to the same side, which is more than all else together.
 """
 
 import json
@@ -171,7 +171,7 @@ class Tasks(Pair):
             return [
                 {
                     "question": f"Ann has {n} pears and gets {m} more. How many has she?",
-                    "answer": f"She has {n} + {m} = <<{n}+{m}={n + m}>>{n + m} pears.\n#### {n + m}",
+                    "answer": f"{n} + {m} = <<{n}+{m}={n + m}>>{n + m} pears.\n#### {n + m}",
                 }
                 for n, m in numbers
             ]

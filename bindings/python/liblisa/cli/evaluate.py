@@ -6,9 +6,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import math
+import sys
 import time
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, NamedTuple
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple
 
 from .._adapter import Adapter
 from .._context import Context
@@ -93,6 +94,24 @@ def _opened(options: argparse.Namespace) -> Iterator[_Setting]:
         yield _Setting(model, formatter, options)
 
 
+@contextlib.contextmanager
+def _counted() -> Iterator[Callable[[int], None]]:
+    """Counts the rows that are done, on a terminal."""
+    done = 0
+
+    def progress(n_rows: int) -> None:
+        nonlocal done
+        done += n_rows
+        if sys.stderr.isatty():
+            print(f"\r{done} rows", end="", file=sys.stderr, flush=True)
+
+    try:
+        yield progress
+    finally:
+        if done and sys.stderr.isatty():
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
 def _figures(score: Score, seconds: float) -> Dict[str, Any]:
     return {
         "scored_tokens": score.n_tokens,
@@ -115,7 +134,10 @@ def _of_examples(setting: _Setting) -> Dict[str, Any]:
         if finding.fatal:
             raise ValueError(f"{options.data}: {finding}")
     begin = time.monotonic()
-    scores = score_examples(setting.model, found.examples, batch_size=options.batch)
+    with _counted() as progress:
+        scores = score_examples(
+            setting.model, found.examples, batch_size=options.batch, progress=progress
+        )
     return {
         "data": options.data,
         "examples": len(found.examples),
@@ -136,14 +158,16 @@ def _of_text(setting: _Setting) -> Dict[str, Any]:
     tokens = list(formatter.tokenizer.encode(text, add_special_tokens=False).ids)
     prefix = formatter.eos if formatter.bos is None else formatter.bos
     begin = time.monotonic()
-    (score,) = score_texts(
-        setting.model,
-        [tokens],
-        window=window,
-        prefix=prefix,
-        stride=options.stride,
-        batch_size=options.batch,
-    )
+    with _counted() as progress:
+        (score,) = score_texts(
+            setting.model,
+            [tokens],
+            window=window,
+            prefix=prefix,
+            stride=options.stride,
+            batch_size=options.batch,
+            progress=progress,
+        )
     if score.n_tokens == 0:
         raise ValueError(f"{options.text}: no token to score")
     return {

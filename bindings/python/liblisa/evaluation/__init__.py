@@ -1,8 +1,8 @@
-"""What a model makes of texts: likelihoods of continuations and of whole texts, and generation up to
-stop strings.
+"""What a model makes of texts: likelihoods of continuations and of whole texts, and generation up
+to stop strings.
 
-`liblisa.evaluation.harness` is a model of lm-evaluation-harness, which `pip install 'liblisa[eval]'`
-brings; everything else needs the package alone.
+`liblisa.evaluation.harness` is a model of lm-evaluation-harness (`pip install 'liblisa[eval]'`);
+everything else needs the package alone.
 """
 
 from ._generation import generate_until

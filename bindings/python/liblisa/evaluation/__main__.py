@@ -1,4 +1,4 @@
-"""python -m liblisa.evaluation: the command of lm-evaluation-harness, which knows --model liblisa."""
+"""python -m liblisa.evaluation: lm-evaluation-harness's own command, with --model liblisa."""
 
 from ..data._extras import need
 

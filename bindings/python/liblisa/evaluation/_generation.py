@@ -39,8 +39,9 @@ def generate_until(
 ) -> str:
     """What follows a prompt's tokens, up to the first of the stop strings, without it.
 
-    Ends as well at a token that ends turns or texts (formatter.end_tokens). window: tokens of prompt
-    and answer, as many as the model has positions; a longer prompt loses its beginning.
+    Ends as well at a token that ends turns or texts (formatter.end_tokens).
+    window: tokens of prompt and answer; by default as many as the model has positions. A longer
+    prompt loses its beginning.
     """
     stops = [stop for stop in until if stop]
     room = (model.config.max_positions if window is None else window) - max_new_tokens

@@ -127,13 +127,13 @@ class LisaLM(_TemplateLM):
         if chat_template is False or chat_template is None:
             return None
         if isinstance(chat_template, str):
-            raise ValueError(f"of several chat templates the default is read, not {chat_template!r}")
+            raise ValueError(f"only the default chat template is read, not {chat_template!r}")
         return self.formatter._needed_template().source
 
     def apply_chat_template(
         self, chat_history: Sequence[Dict[str, str]], add_generation_prompt: bool = True
     ) -> str:
-        """A conversation as text: with the opening of an answer, or left open in its last message."""
+        """A conversation as text, with the opening of an answer or left open in its last message."""
         template = self.formatter._needed_template()
         text = template.render(chat_history, prompt=add_generation_prompt).text
         if add_generation_prompt:
