@@ -111,10 +111,10 @@ class Requests(Pair):
             ("The quick brown fox", {"until": [" over", "zz"], "do_sample": False}),
             ("Once upon a time", {"until": "\n", "temperature": 0.0}),
             (STORY * 2, {"until": ["."]}),  # does not fit
-            (self.ours.apply_chat_template(CHAT[:2]), {"until": []}),
+            (self.ours.apply_chat_template(CHAT[:2]), {"until": [], "max_gen_toks": 28}),  # ends
         ]
         for _prompt, options in prompts:
-            options["max_gen_toks"] = 16
+            options.setdefault("max_gen_toks", 16)
         theirs, ours = self.both("generate_until", prompts)
         self.assertEqual(theirs, ours)
         self.assertTrue(all(ours), ours)
@@ -131,6 +131,10 @@ class Requests(Pair):
         self.assertIsNone(self.ours.chat_template(False))
         with self.assertRaisesRegex(ValueError, "'tool_use'"):
             self.ours.chat_template("tool_use")
+
+    def test_devices(self):
+        self.assertEqual(LisaLM(DIRECTORY).model.context.backend, "cpu")
+        self.assertIn(LisaLM(DIRECTORY, device="cuda:0").model.context.backend, ("cpu", "cuda"))
 
     def test_refusals(self):
         for options, words in (

@@ -74,7 +74,8 @@ class LisaLM(_TemplateLM):
         batch_size: rows that are scored at once; "auto" is max_batch_size, or 4.
         max_length: tokens that are read before the last one scored; by default one less than the
         model has positions, since the one scored takes a position here.
-        backend: as Context has it; by default what `device` names ("cuda:0" is cuda), or cpu.
+        backend: as Context has it. Without one `device` decides: any but cpu is "auto", since the
+        harness's command names a GPU even where there is none.
         seed: of the first answer that is drawn; those after it count on.
         """
         super().__init__()
@@ -83,7 +84,8 @@ class LisaLM(_TemplateLM):
                 raise ValueError("formatter: a model that is open needs its formatter")
             self.model, self._name = pretrained, type(pretrained).__name__
         else:
-            backend = backend or (device or "cpu").partition(":")[0]
+            if backend is None:
+                backend = "cpu" if device in (None, "cpu") else "auto"
             context = Context(backend, memory_limit=memory_limit, n_threads=threads)
             self.model, self._name = Model.open(context, pretrained), str(pretrained)
         self.formatter = Formatter.open(pretrained) if formatter is None else formatter
