@@ -110,6 +110,13 @@ class Directories(unittest.TestCase):
         self.assertEqual(example.tokens, self.ids("<s>", "How?", "So.", "</s>"))
         self.assertEqual(example.labels, [IGNORE_LABEL] * 2 + self.ids("So.", "</s>"))
 
+    def test_a_file_that_cuts_and_fills_up(self):
+        self.tokenizer.enable_truncation(2)
+        self.tokenizer.enable_padding(length=9)
+        form = self.open({"eos_token": "</s>"})
+        example = form.example(Text("So. How? So."))
+        self.assertEqual(example.tokens, self.ids("<s>", "So.", "How?", "So.", "</s>"))
+
     def test_templates(self):
         named = [{"name": "tool_use", "template": "no"}, {"name": "default", "template": CHATML}]
         for config, template in (

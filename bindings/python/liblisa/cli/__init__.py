@@ -16,6 +16,7 @@ from . import (
     chat,
     checkpoint,
     convert,
+    evaluate,
     finetune,
     generate,
     inspect_data,
@@ -29,6 +30,7 @@ from ._parser import Parser
 COMMANDS = (
     finetune,
     plot,
+    evaluate,
     generate,
     chat,
     merge,

@@ -81,6 +81,9 @@ class Formatter:
             tokenizer = tokenizers.Tokenizer.from_file(str(home / "tokenizer.json"))
         except Exception as error:  # the package's errors have no class of their own
             raise ValueError(f"{home / 'tokenizer.json'}: {error}") from None
+        # A file may bring them from a training; texts are cut and filled up here alone.
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
         config = _read_json(home / "tokenizer_config.json")
 
         def special(name: str) -> Optional[int]:

@@ -82,6 +82,7 @@ class ChatTemplate:
 
     def __init__(self, source: str, special: Dict[str, str]) -> None:
         """special: bos_token, eos_token, ... as text."""
+        self.source = source
         self._special = special
         try:
             self._template = _environment().from_string(source)
