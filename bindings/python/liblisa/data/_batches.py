@@ -45,12 +45,15 @@ def _rectangle(rows: Sequence[Row]) -> Padded:
         missing = longest - len(row.tokens)
         padded.tokens.append(row.tokens + [0] * missing)
         padded.labels.append(row.labels + [IGNORE_LABEL] * missing)
-        padded.documents.append(row.documents + [row.documents[-1] + 1] * missing)
+        filling = row.documents[-1] + 1 if row.documents else 0
+        padded.documents.append(row.documents + [filling] * missing)
     return padded
 
 
 def pad(items: Sequence[Item]) -> Padded:
     """A batch of examples or packed rows, as long as the longest."""
+    if not items:
+        raise ValueError("a batch needs an example")
     return _rectangle([item if isinstance(item, Row) else _row([item]) for item in items])
 
 
@@ -73,8 +76,14 @@ def pack(examples: Sequence[Example], max_tokens: int) -> List[Row]:
     return [_row(row) for row in rows]
 
 
+def _check_size(batch_size: int) -> None:
+    if batch_size < 1:
+        raise ValueError(f"batch_size: expected 1 or more, got {batch_size}")
+
+
 def in_order(items: Sequence[Item], batch_size: int) -> Iterator[Padded]:
     """Batches of similar length, for measuring."""
+    _check_size(batch_size)
     ordered = sorted(items, key=lambda item: len(item.tokens))
     for start in range(0, len(ordered), batch_size):
         yield pad(ordered[start : start + batch_size])
@@ -82,6 +91,7 @@ def in_order(items: Sequence[Item], batch_size: int) -> Iterator[Padded]:
 
 def shuffled(items: Sequence[Item], batch_size: int, seed: int) -> List[Padded]:
     """One epoch: items of similar length share a batch, and chance rules the rest."""
+    _check_size(batch_size)
     chance = random.Random(seed)
     mixed = chance.sample(list(items), len(items))
     pool = 8 * batch_size
