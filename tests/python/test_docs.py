@@ -27,7 +27,7 @@ except ImportError:
 NOT_RUN = {
     "make demo": "downloads a model; .ci/run runs it",
     "make check": "runs this test",
-    "make install PREFIX=/usr/local": "writes outside the tree; tests/install/test_install.sh does it",
+    "make install PREFIX=/usr/local": "writes outside the tree; tests/install does it elsewhere",
     "make": "has built what this test runs on",
     "make wheel && pip install build/wheel/liblisa-*.whl": "tests/slow/test_wheel.sh does it",
     "make && export PYTHONPATH=$PWD/bindings/python": "is how this test finds the package",
@@ -40,7 +40,7 @@ MODEL = "SmolLM2-135M-Instruct"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 CHATML = (
-    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>\\n' }}"
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
 

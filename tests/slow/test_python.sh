@@ -50,6 +50,7 @@ else
 fi
 
 tests() { PYTHONPATH=$top/bindings/python "$1" -m pytest -q -p no:cacheprovider tests/python; }
+torch() { cd tests/python && PYTHONPATH=$top/bindings/python "$1" -m unittest test_buffers.Torch; }
 for entry in "${chosen[@]}"; do
     minor=${entry%% *}
     # shellcheck disable=SC2086
@@ -73,9 +74,10 @@ else
 fi
 
 if [ -n "${LISA_ORACLE_PYTHON:-}" ]; then
-    torch() { cd tests/python && PYTHONPATH=$top/bindings/python "$1" -m unittest -v test_buffers.Torch; }
     check "PyTorch's tensors" torch "$LISA_ORACLE_PYTHON"
-    check "none of it skipped" sh -c "! grep -i skipped '$work/check.out'"
+    cd "$top" || exit 1
+    cp "$work/check.out" "$work/torch"
+    check "none of it skipped" grep -qx OK "$work/torch"
 else
     echo "left out: PyTorch's tensors (LISA_ORACLE_PYTHON)"
 fi

@@ -22,7 +22,7 @@ def _is_command() -> bool:
 try:
     from . import _ffi
 except ImportError as error:
-    # The package is imported before a line of the command runs, which says this without a traceback.
+    # The package is imported before a line of the command runs.
     if _is_command():
         sys.exit(f"liblisa: {error}")
     raise

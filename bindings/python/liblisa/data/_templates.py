@@ -16,7 +16,7 @@ need("jinja2.ext")
 # Around what a template says the assistant generates: code points that are no characters.
 _BEGIN, _END = "\ufdd0", "\ufdd1"
 
-SPECIAL = ("bos_token", "eos_token", "unk_token", "pad_token")
+SPECIAL = tuple(f"{name}_token" for name in "bos eos unk sep pad cls mask".split())
 
 Span = Tuple[int, int]
 
@@ -109,7 +109,11 @@ class ChatTemplate:
             raise ValueError(f"a message has the code point {ord(_BEGIN):x}, which no text has")
         try:
             marked = self._template.render(
-                messages=messages, add_generation_prompt=prompt, tools=None, **self._special
+                messages=messages,
+                add_generation_prompt=prompt,
+                tools=None,
+                documents=None,
+                **self._special,
             )
         except Exception as error:  # a template is a program: it may fail in any way
             raise ValueError(f"chat template: {error}") from None
