@@ -46,7 +46,8 @@ TEMPLATES = {
         "{% set content = '<<SYS>>\n' + system_message + '\n<</SYS>>\n\n' "
         "+ message['content'] %}"
         "{% else %}{% set content = message['content'] %}{% endif %}"
-        "{% if message['role'] == 'user' %}{{ bos_token + '[INST] ' + content.strip() + ' [/INST]' }}"
+        "{% if message['role'] == 'user' %}"
+        "{{ bos_token + '[INST] ' + content.strip() + ' [/INST]' }}"
         "{% elif message['role'] == 'assistant' %}{{ ' '  + content.strip() + ' ' + eos_token }}"
         "{% endif %}{% endfor %}"
     ),
