@@ -31,6 +31,7 @@ NOT_RUN = {
     "make": "has built what this test runs on",
     "make wheel && pip install build/wheel/liblisa-*.whl": "tests/slow/test_wheel.sh does it",
     "make && export PYTHONPATH=$PWD/bindings/python": "is how this test finds the package",
+    "make wheel demo && python3 tests/bench/compare/compare.py": "installs several GB",
     "cc app.c $(pkg-config --cflags --libs lisa)": "tests/install/test_install.sh does it",
     "cc app.c $(pkg-config --cflags lisa) -l:liblisa.a -lpthread -lm": "the same",
 }
