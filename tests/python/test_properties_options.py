@@ -7,7 +7,7 @@ import unittest
 
 import properties  # noqa: F401  (first: skips where hypothesis is missing)
 import liblisa
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from liblisa import _ffi
 from liblisa._options import fill
@@ -267,6 +267,16 @@ class Samplers(unittest.TestCase):
             self.assertEqual(again.mask(min(begin + interval, 2**64) - 1), mask)
 
     @given(sampler_options())
+    @example(
+        dict(
+            n_layers=7,
+            kind="bernoulli",
+            interval_steps=1,
+            first_step=0,
+            weights=[0.0, 1.0, 0.8580670447852805, 0.25, 0.25, 0.5, 0.5],
+            max_active=6,
+        )
+    )
     def test_probabilities(self, options):
         with liblisa.Sampler(**options) as sampler:
             chances = sampler.probabilities().tolist()

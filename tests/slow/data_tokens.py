@@ -366,6 +366,23 @@ class Directories(unittest.TestCase):
                 example.labels, [IGNORE_LABEL] * 6 + self.ids("So.", "<|im_end|>")
             )
 
+    def test_damaged_files_are_named(self):
+        for name, text in (
+            ("tokenizer.json", "{"),
+            ("tokenizer.json", '{"model": 7}'),
+            ("tokenizer_config.json", "[" * 100000),
+            ("tokenizer_config.json", "[]"),
+            ("generation_config.json", '{"eos_token_id": '),
+        ):
+            self.open({"eos_token": "</s>"}, generation={})
+            (self.home / name).write_text(text)
+            with self.assertRaisesRegex(ValueError, f"/{name}: "):
+                Formatter.open(self.home)
+        with self.assertRaisesRegex(ValueError, "chat template is not text"):
+            self.open({"chat_template": {"default": "x"}}, generation={})
+        odd = self.open({"eos_token": 7, "chat_template": [7, {"name": ["default"]}]})
+        self.assertEqual((odd.eos, odd.template), (None, None))
+
     def test_nothing_there(self):
         with self.assertRaisesRegex(FileNotFoundError, "no tokenizer.json"):
             Formatter.open(self.home)

@@ -11,7 +11,7 @@ from typing import Any
 
 def _is_command() -> bool:
     """Whether this process is `liblisa` or `python -m liblisa`, and nobody's host."""
-    if os.path.basename((sys.argv or [""])[0]) == "liblisa":
+    if os.path.basename(next(iter(getattr(sys, "argv", [])), "")) == "liblisa":
         return True
     frame: Any = sys._getframe()
     while frame is not None and frame.f_code.co_name != "_run_module_as_main":

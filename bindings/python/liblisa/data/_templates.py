@@ -94,8 +94,8 @@ class ChatTemplate:
         file = directory / "chat_template.jinja"
         source = file.read_text(encoding="utf-8") if file.is_file() else config.get("chat_template")
         if isinstance(source, list):  # several, by name
-            named = {entry.get("name"): entry for entry in source if isinstance(entry, dict)}
-            source = named.get("default", {}).get("template")
+            named = [e for e in source if isinstance(e, dict) and e.get("name") == "default"]
+            source = named[0].get("template") if named else None
         if source is None:
             return None
         if not isinstance(source, str):
