@@ -366,8 +366,10 @@ static void bernoulli_probabilities(const lisa_sampler_options *options, double 
     if (limit_of(options) == n)
         return;
     count_distribution(p, n, distribution);
-    for (uint32_t l = 0; l < n; l++)
-        probabilities[l] = p[l] * mean_staying(distribution, n, p[l], options->max_active);
+    for (uint32_t l = 0; l < n; l++) {
+        const double mean = mean_staying(distribution, n, p[l], options->max_active);
+        probabilities[l] = p[l] * (mean < 1 ? mean : 1); /* rounding may exceed it */
+    }
 }
 
 static void weighted_probabilities(const struct lisa__sampler *sampler, double *probabilities) {

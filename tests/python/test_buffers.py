@@ -13,6 +13,11 @@ try:
 except ImportError:
     numpy = None
 
+try:
+    import torch
+except ImportError:
+    torch = None
+
 
 class Inputs(unittest.TestCase):
     def values(self, data, ctype=ctypes.c_int32):
@@ -200,6 +205,47 @@ class Numpy(unittest.TestCase):
             out = numpy.zeros((48, 16), numpy.float64)
             self.assertIs(self.model.tensor_read(0, out=out), out)
             self.assertTrue((out == weights * 2).all())
+
+
+@unittest.skipUnless(torch, "PyTorch is not installed")
+class Torch(unittest.TestCase):
+    def test_borrowed_where_type_and_layout_allow(self):
+        tensor = torch.arange(6, dtype=torch.int32).reshape(2, 3)
+        got = c_array(tensor, ctypes.c_int32, "x")
+        self.assertEqual((ctypes.addressof(got.data), got.shape), (tensor.data_ptr(), (2, 3)))
+        weights = torch.ones(4)
+        got, dtype = c_floats(weights, "x")
+        self.assertEqual(ctypes.addressof(got.data), weights.data_ptr())
+        self.assertEqual(dtype, liblisa.DType.F32)
+
+    def test_the_values_of_others(self):
+        tensor = torch.arange(6).reshape(2, 3)
+        for given in (tensor, tensor.T.contiguous().T, tensor.to(torch.uint8), tensor[:, :]):
+            got = c_array(given, ctypes.c_int32, "x")
+            self.assertEqual((list(got.data), got.shape), ([0, 1, 2, 3, 4, 5], (2, 3)))
+        half = torch.tensor([0.5, 1.5])
+        for given in (half.bfloat16(), half.half(), half.double(), half.requires_grad_()):
+            self.assertEqual(list(c_floats(given, "x")[0].data), [0.5, 1.5])
+        with self.assertRaisesRegex(TypeError, "x: "):
+            c_array(half, ctypes.c_int32, "x")
+
+    def test_training(self):
+        model = tiny_model(liblisa.Context())
+        batch = liblisa.Batch(model, 2, 12)
+        rows = tokens()
+        losses = set()
+        for given in (rows, torch.tensor(rows), torch.tensor(rows, dtype=torch.int32)):
+            batch.set(given, given)
+            losses.add(model.evaluate(batch).loss)
+        self.assertEqual(len(losses), 1)
+        weights = torch.from_numpy(numpy.asarray(model.tensor_read(0)))
+        model.tensor_write(0, weights * 2)
+        self.assertTrue(torch.equal(torch.tensor(model.tensor_read(0).tolist()), weights * 2))
+        with self.assertRaisesRegex(TypeError, "out: expected a buffer"):
+            model.tensor_read(0, out=weights)
+        out = torch.zeros(48, 16)
+        model.tensor_read(0, out=out.numpy())
+        self.assertTrue(torch.equal(out, weights * 2))
 
 
 if __name__ == "__main__":

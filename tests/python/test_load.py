@@ -88,10 +88,33 @@ class Load(unittest.TestCase):
 
     def test_import_fails_with_words(self):
         missing = run_python("-c", "import liblisa", LISA_LIBRARY="/nowhere/liblisa.so.0")
-        self.assertIn("ImportError: liblisa's shared library", missing.stderr)
-        self.assertIn("/nowhere/liblisa.so.0", missing.stderr)
+        line = missing.stderr.splitlines()[-1]
+        self.assertRegex(line, "^ImportError: liblisa's shared library .* /nowhere/liblisa.so.0: ")
         other = run_python("-c", "import liblisa", LISA_LIBRARY=str(self.fake(7, 1, "0.0.1")))
-        self.assertIn("AbiError", other.stderr)
+        self.assertRegex(other.stderr.splitlines()[-1], "AbiError: .* is liblisa 0.0.1 with ABI 7")
+
+    def test_the_command_says_it_in_one_line(self):
+        alien = compile_c("int alien;", self.directory / "alien.so", "-shared", "-fPIC")
+        script = self.directory / "liblisa"
+        script.write_text("import sys\nfrom liblisa.cli import main\nsys.exit(main())\n")
+        for library, words in (
+            ("/nowhere/liblisa.so.0", "could not be loaded"),
+            (str(self.fake(7, 1, "0.0.1")), "is liblisa 0.0.1"),
+            (str(alien), "is not liblisa"),
+        ):
+            for command in (["-m", "liblisa", "plan", "x"], [str(script), "plan", "x"]):
+                got = run_python(*command, LISA_LIBRARY=library)
+                self.assertEqual((got.returncode, got.stdout), (1, ""))
+                self.assertRegex(got.stderr, f"\\Aliblisa: .*{words}.*\n\\Z")
+
+    def test_a_host_gets_the_exception(self):
+        (self.directory / "host.py").write_text(
+            "try:\n    import liblisa\nexcept ImportError:\n    print('told')\n"
+        )
+        path = os.pathsep.join([str(self.directory), str(ROOT / "bindings" / "python")])
+        for command in (["-m", "host"], [str(self.directory / "host.py")]):
+            got = run_python(*command, LISA_LIBRARY="/nowhere/liblisa.so.0", PYTHONPATH=path)
+            self.assertEqual((got.returncode, got.stdout, got.stderr), (0, "told\n", ""))
 
     def test_library_beside_the_package(self):
         shutil.copytree(

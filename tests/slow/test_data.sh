@@ -1,6 +1,7 @@
 #!/bin/bash
 # liblisa.data and the command with real tokenizers and templates.
-#   LISA_DATA_PYTHON   a Python with tokenizers and jinja2; default: the demo's, PYTHON, python3
+#   LISA_DATA_PYTHON     a Python with tokenizers and jinja2; default: the demo's, PYTHON, python3
+#   LISA_ORACLE_PYTHON   one with transformers (tests/slow/setup.sh), whose templates are compared
 # The demo's model is looked at where `make demo` has left it.
 . "$(dirname "$0")/../support/shell.sh"
 
@@ -13,10 +14,10 @@ for python in "${LISA_DATA_PYTHON:-$top/build/demo/venv/bin/python}" "${PYTHON:-
 done
 [ -n "$python" ] || skip "no Python with tokenizers and jinja2 (LISA_DATA_PYTHON)"
 model=$top/build/demo/SmolLM2-135M-Instruct
-cases() { "$python" "$top/tests/slow/data_tokens.py" "$1"; }
+cases() { "${2:-$python}" "$top/tests/slow/data_tokens.py" "$1"; }
 inspect() { "$python" -m liblisa inspect-data "$@"; }
 
-check "templates are rendered as transformers does" cases Templates
+check "templates have what they call, and no more" cases Templates
 check "a tokenizer and a template from files" cases Directories
 if [ -f "$model/tokenizer.json" ]; then
     export LISA_DEMO_MODEL=$model
@@ -45,6 +46,14 @@ if "$python" -c 'import yaml' 2>/dev/null; then
     check "options in YAML" fast test_config
 else
     echo "left out: options in YAML (PyYAML)"
+fi
+if [ -n "${LISA_ORACLE_PYTHON:-}" ]; then
+    export HF_HUB_OFFLINE=1 TRANSFORMERS_VERBOSITY=error
+    check "transformers renders the same" cases Transformers "$LISA_ORACLE_PYTHON"
+    cp "$work/check.out" "$work/transformers"
+    check "none of it skipped" grep -qx OK "$work/transformers"
+else
+    echo "left out: transformers' rendering (LISA_ORACLE_PYTHON)"
 fi
 # Nothing that is optional.
 lacking() { "$python" -S -c 'import sys; sys.modules["tokenizers"] = None

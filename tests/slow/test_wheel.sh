@@ -53,7 +53,12 @@ if $zig version >/dev/null 2>&1; then
 else
     echo "left out: a wheel for older systems (ziglang)"
 fi
+has_hints() { installed | grep -q '/liblisa/py\.typed$'; }
+check "type checkers see its hints" has_hints
 check "the command is there" "$venv/bin/liblisa" plan "$top/tests/data/llama-tied" --json
+LISA_LIBRARY=/nowhere "$venv/bin/liblisa" plan x 2>"$work/lost"
+check "without its library it fails" test $? = 1
+check "in one line" test "$(grep -c '^liblisa: .*could not be loaded' "$work/lost")" = "$(wc -l <"$work/lost")"
 check "it uninstalls" pip uninstall -y liblisa
 installed >"$work/left"
 same "and leaves nothing behind" /dev/null "$work/left"

@@ -4,7 +4,29 @@ Importing loads the shared library (see docs/python.md for where it is looked fo
 is a LisaError, and where Python has a word for it that as well (ValueError, OSError, ...).
 """
 
-from . import _ffi
+import os
+import sys
+from typing import Any
+
+
+def _is_command() -> bool:
+    """Whether this process is `liblisa` or `python -m liblisa`, and nobody's host."""
+    if os.path.basename(next(iter(getattr(sys, "argv", [])), "")) == "liblisa":
+        return True
+    frame: Any = sys._getframe()
+    while frame is not None and frame.f_code.co_name != "_run_module_as_main":
+        frame = frame.f_back
+    return frame is not None and frame.f_locals.get("mod_name") == __name__
+
+
+try:
+    from . import _ffi
+except ImportError as error:
+    # The package is imported before a line of the command runs.
+    if _is_command():
+        sys.exit(f"liblisa: {error}")
+    raise
+
 from ._adapter import Adapter
 from ._checkpoint import (
     CheckpointInfo,

@@ -464,12 +464,12 @@ def load() -> ctypes.CDLL:
         try:
             return ctypes.CDLL(path)
         except OSError as error:
-            failures.append(f"  {path}: {error}")
+            failures.append(str(error) if path in str(error) else f"{path}: {error}")
             if os.path.exists(path):
                 break  # found but unusable: another one must not hide that
     raise ImportError(
-        "liblisa's shared library could not be loaded. Build it (make), install it, or set "
-        "LISA_LIBRARY to its path. Looked for:\n" + "\n".join(failures)
+        "liblisa's shared library could not be loaded: build it (make), install it, or set "
+        "LISA_LIBRARY to its path; looked for " + "; ".join(failures)
     )
 
 
@@ -480,9 +480,12 @@ def _version_number(text: str) -> int:
 
 def check_abi(library: ctypes.CDLL) -> None:
     """AbiError unless the library has this package's ABI number and is not older than it."""
-    library.lisa_abi_version.restype = c_uint32
-    library.lisa_version_number.restype = c_uint32
-    library.lisa_version_string.restype = c_char_p
+    try:
+        library.lisa_abi_version.restype = c_uint32
+        library.lisa_version_number.restype = c_uint32
+        library.lisa_version_string.restype = c_char_p
+    except AttributeError as error:
+        raise AbiError(f"{library._name} is not liblisa: {error}") from None
     abi = library.lisa_abi_version()
     number = library.lisa_version_number()
     if abi == LISA_ABI_VERSION and number >= _version_number(__version__):

@@ -230,7 +230,8 @@ class Model(TensorHandle):
             "seed": seed,
         }
         options = make(_ffi.lisa_generate_options, _ffi.lisa_generate_options_init, values)
-        new = (ctypes.c_int32 * options.max_new_tokens)()
+        # More than the model has positions is refused, and not worth the memory.
+        new = (ctypes.c_int32 * min(options.max_new_tokens, self.config.max_positions))()
         count = ctypes.c_uint32()
         self._host.call(
             _ffi.lisa_model_generate,

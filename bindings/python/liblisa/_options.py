@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import operator
 import os
 from typing import Any, Callable, Mapping, Type, TypeVar, Union
 
@@ -29,21 +30,47 @@ def text_bytes(text: str, name: str) -> bytes:
     return text.encode("utf-8")
 
 
+def integer(value: Any, name: str) -> int:
+    """An integer of any kind, numpy's too."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name}: expected an integer, got {type(value).__name__}") from None
+
+
 def unsigned(value: int, bits: int, name: str) -> int:
     """An integer argument: ctypes would cut a value that is out of range in silence."""
-    if not 0 <= value < 1 << bits:
-        raise InvalidArgument(f"{name}: expected 0 to {(1 << bits) - 1}, got {value}")
+    number = integer(value, name)
+    if not 0 <= number < 1 << bits:
+        raise InvalidArgument(f"{name}: expected 0 to {(1 << bits) - 1}, got {number}")
+    return number
+
+
+def real(value: float, name: str) -> float:
+    """A number as a double."""
+    try:
+        return ctypes.c_double(value).value
+    except OverflowError:
+        raise InvalidArgument(f"{name}: expected a number that a double can hold") from None
+    except TypeError:
+        raise TypeError(f"{name}: expected a number, got {type(value).__name__}") from None
+
+
+def _field(kind: Any, value: Any, name: str) -> Any:
+    """A value as a field of this C type takes it."""
+    if kind is ctypes.c_double:
+        return real(value, name)
+    if kind in (ctypes.c_uint32, ctypes.c_uint64):
+        return unsigned(value, 8 * ctypes.sizeof(kind), name)
     return value
 
 
 def fill(struct: ctypes.Structure, values: Mapping[str, Any]) -> None:
     """Sets the given fields; None leaves a field as it is."""
+    kinds = {field[0]: field[1] for field in struct._fields_}
     for name, value in values.items():
-        if value is None:
-            continue
-        setattr(struct, name, value)
-        if isinstance(value, int) and getattr(struct, name) != value:
-            raise InvalidArgument(f"{name}: {value} is out of range")
+        if value is not None:
+            setattr(struct, name, _field(kinds[name], value, name))
 
 
 def make(kind: Type[Struct], init: Callable[..., Any], values: Mapping[str, Any]) -> Struct:

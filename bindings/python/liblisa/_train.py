@@ -12,7 +12,7 @@ from ._choices import Activations, DType, Moments, StatePolicy, parse
 from ._errors import InvalidArgument, StateError, Unsupported
 from ._handles import Handle, Host
 from ._model import Model
-from ._options import PathLike, make, path_bytes, unsigned
+from ._options import PathLike, make, path_bytes, real, unsigned
 from ._sampler import Sampler
 from ._tensors import DTypeLike, TensorHandle, TensorKey
 
@@ -275,7 +275,7 @@ class Optimizer(Handle):
 
     def set_lr(self, lr: float) -> None:
         """Learning rate of the following steps."""
-        self._host.call(_ffi.lisa_optimizer_set_lr, self._c(), lr)
+        self._host.call(_ffi.lisa_optimizer_set_lr, self._c(), real(lr, "lr"))
 
     def apply_mask(self, mask: Any) -> None:
         """Makes a mask (L + 2 values of 0 or 1, e.g. Sampler.mask) the one in force."""

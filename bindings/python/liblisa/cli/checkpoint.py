@@ -43,7 +43,7 @@ def _named(options: Optional[Dict[str, Any]]) -> Optional[Dict[str, Any]]:
     """Options as a checkpoint writes them, with words for its numbers."""
     if options is None:
         return None
-    named = {
+    named: Dict[str, Any] = {
         name: int(value, 16) if isinstance(value, str) else value
         for name, value in options.items()
     }
@@ -53,7 +53,9 @@ def _named(options: Optional[Dict[str, Any]]) -> Optional[Dict[str, Any]]:
     if "moments" in named:
         named["moments"] = [_moments(number) for number in named["moments"]]
     if "targets" in named:
-        named["targets"] = [bit.name.lower() for bit in _SINGLE_TARGETS if bit & named["targets"]]
+        named["targets"] = [
+            str(bit.name).lower() for bit in _SINGLE_TARGETS if bit & named["targets"]
+        ]
     return named
 
 

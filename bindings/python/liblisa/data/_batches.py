@@ -53,12 +53,15 @@ def _rectangle(rows: Sequence[Row]) -> Padded:
         missing = longest - len(row.tokens)
         padded.tokens.append(row.tokens + [0] * missing)
         padded.labels.append(row.labels + [IGNORE_LABEL] * missing)
-        padded.documents.append(row.documents + [row.documents[-1] + 1] * missing)
+        filling = row.documents[-1] + 1 if row.documents else 0
+        padded.documents.append(row.documents + [filling] * missing)
     return padded
 
 
 def pad(items: Sequence[Item]) -> Padded:
     """A batch of examples or packed rows, as long as the longest."""
+    if not items:
+        raise ValueError("a batch needs an example")
     return _rectangle([item if isinstance(item, Row) else _row([item]) for item in items])
 
 
@@ -81,6 +84,11 @@ def pack(examples: Sequence[Example], max_tokens: int) -> List[Row]:
     return [_row(row) for row in rows]
 
 
+def _check_count(name: str, value: int) -> None:
+    if value < 1:
+        raise ValueError(f"{name}: expected 1 or more, got {value}")
+
+
 def _alike(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
     """Groups of so many items of similar length, the shortest first."""
     ordered = sorted(items, key=lambda item: len(item.tokens))
@@ -90,6 +98,7 @@ def _alike(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
 
 def in_order(items: Sequence[Item], batch_size: int) -> Iterator[Padded]:
     """Batches of similar length, for measuring."""
+    _check_count("batch_size", batch_size)
     return map(pad, _alike(items, batch_size))
 
 
@@ -100,6 +109,8 @@ def windows(
 
     Items of similar length share a window, and chance rules the rest. The last may be smaller.
     """
+    _check_count("batch_size", batch_size)
+    _check_count("n_batches", n_batches)
     chance = random.Random(seed)
     mixed = chance.sample(list(items), len(items))
     size = batch_size * n_batches

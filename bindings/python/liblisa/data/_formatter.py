@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, FrozenSet, List, NamedTuple, Optional, Sequence, Tuple
@@ -36,19 +37,32 @@ def _read_json(path: Path) -> Dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: {error}") from None
-    if not isinstance(document, dict):
+    if not isinstance(value, dict):
         raise ValueError(f"{path}: expected a JSON object")
-    return document
+    return value
+
+
+def _read_tokenizer(path: Path) -> Any:
+    tokenizers = need("tokenizers")
+    if not path.is_file():
+        raise FileNotFoundError(f"{path.parent}: no {path.name}")
+    try:
+        tokenizer = tokenizers.Tokenizer.from_file(str(path))
+    except Exception as error:  # the package raises nothing else
+        raise ValueError(f"{path}: {error}") from None
+    # A file may bring them from a training; texts are cut and filled up here alone.
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
 
 
 def _ids(value: Any) -> List[int]:
     """Token ids in a config: a number, a list of them, or nothing."""
-    if value is None:
-        return []
-    return value if isinstance(value, list) else [value]
+    tokens = value if isinstance(value, list) else [value]
+    return [token for token in tokens if isinstance(token, int)]
 
 
 @dataclass
@@ -71,19 +85,10 @@ class Formatter:
     @classmethod
     def open(cls, directory: PathLike, *, max_tokens: Optional[int] = None) -> Formatter:
         """Tokenizer, template and special tokens of a Hugging Face directory."""
-        tokenizers = need("tokenizers")
+        home = Path(os.fsdecode(directory))
+        tokenizer = _read_tokenizer(home / "tokenizer.json")
         from ._templates import ChatTemplate, special_text
 
-        home = Path(directory)  # type: ignore[arg-type]
-        if not (home / "tokenizer.json").is_file():
-            raise FileNotFoundError(f"{home}: no tokenizer.json")
-        try:
-            tokenizer = tokenizers.Tokenizer.from_file(str(home / "tokenizer.json"))
-        except Exception as error:  # the package's errors have no class of their own
-            raise ValueError(f"{home / 'tokenizer.json'}: {error}") from None
-        # A file may bring them from a training; texts are cut and filled up here alone.
-        tokenizer.no_truncation()
-        tokenizer.no_padding()
         config = _read_json(home / "tokenizer_config.json")
 
         def special(name: str) -> Optional[int]:
@@ -142,7 +147,7 @@ class Formatter:
         for span in spans:
             joined = joined or _joins(encoding.offsets, span)
             inside = [t for t, offsets in enumerate(encoding.offsets) if _within(offsets, span)]
-            inside, ended = self._close(inside, tokens)
+            inside, ended = self._close(inside, tokens, encoding.offsets, rendered.text[: span[1]])
             closed = closed and ended
             for t in inside:
                 labels[t] = tokens[t]
@@ -166,14 +171,22 @@ class Formatter:
             spans.append((len(before), len(after)))
         return spans
 
-    def _close(self, inside: List[int], tokens: List[int]) -> Tuple[List[int], bool]:
-        """An answer up to and with the token that ends it, and whether there is one."""
+    def _close(
+        self, inside: List[int], tokens: List[int], offsets: Sequence[Span], text: str
+    ) -> Tuple[List[int], bool]:
+        """An answer up to and with the token that ends it, and whether there is one.
+
+        Text goes up to the answer's end. What looks like an end in the midst of it is its own words
+        where another follows.
+        """
         ends = [t for t in inside if tokens[t] in self.end_tokens]
-        if ends:
+        if ends and not text[offsets[ends[-1]][1] :].strip():
             return [t for t in inside if t <= ends[-1]], True
         following = inside[-1] + 1 if inside else len(tokens)
         if following < len(tokens) and tokens[following] in self.end_tokens:
             return [*inside, following], True
+        if ends:
+            return [t for t in inside if t <= ends[-1]], True
         return inside, False
 
     def _plain(self, text: str, learned_from: int) -> Example:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from codecs import BOM_UTF8
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, NamedTuple, Union
 
@@ -78,7 +80,7 @@ def _sharegpt(value: Dict[str, Any]) -> Conversation:
         if not isinstance(turn, dict):
             raise ValueError('"conversations" must be a list of objects')
         speaker = turn.get("from")
-        if speaker not in _SPEAKERS:
+        if not isinstance(speaker, str) or speaker not in _SPEAKERS:
             raise ValueError(f'"from" is {speaker!r}, expected one of {", ".join(_SPEAKERS)}')
         messages.append({"role": _SPEAKERS[speaker], "content": _text(turn, "value")})
     return _conversation(messages, "conversations")
@@ -124,14 +126,28 @@ def parse_record(value: Any) -> Content:
     )
 
 
+def _parse_line(line: bytes) -> Content:
+    text = line.decode("utf-8")
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    if "\\ud" in text.lower():  # half of a pair is no character, and no tokenizer takes it
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
+    return parse_record(value)
+
+
 def read_records(path: PathLike) -> Iterator[Record]:
     """The lines of a file, blank ones passed over; ValueError names file and line."""
-    name = Path(path)  # type: ignore[arg-type]
-    with name.open(encoding="utf-8-sig") as lines:
+    name = Path(os.fsdecode(path))
+    with name.open("rb") as lines:
         for number, line in enumerate(lines, 1):
+            line = line[len(BOM_UTF8) :] if number == 1 and line.startswith(BOM_UTF8) else line
             if not line.strip():
                 continue
             try:
-                yield Record(number, parse_record(json.loads(line)))
+                yield Record(number, _parse_line(line))
+            except UnicodeError as error:
+                raise ValueError(f"{name}:{number}: not text in UTF-8: {error}") from None
             except ValueError as error:
                 raise ValueError(f"{name}:{number}: {error}") from None

@@ -13,10 +13,10 @@ jinja2 = need("jinja2")
 need("jinja2.sandbox")
 need("jinja2.ext")
 
-# Around what a template says the assistant generates; no text has these code points.
+# Around what a template says the assistant generates: code points that are no characters.
 _BEGIN, _END = "\ufdd0", "\ufdd1"
 
-SPECIAL = ("bos_token", "eos_token", "unk_token", "pad_token")
+SPECIAL = tuple(f"{name}_token" for name in "bos eos unk sep pad cls mask".split())
 
 Span = Tuple[int, int]
 
@@ -95,18 +95,26 @@ class ChatTemplate:
         file = directory / "chat_template.jinja"
         source = file.read_text(encoding="utf-8") if file.is_file() else config.get("chat_template")
         if isinstance(source, list):  # several, by name
-            named = {entry["name"]: entry["template"] for entry in source}
-            source = named.get("default")
+            named = [e for e in source if isinstance(e, dict) and e.get("name") == "default"]
+            source = named[0].get("template") if named else None
         if source is None:
             return None
+        if not isinstance(source, str):
+            raise ValueError(f"{directory}: the chat template is not text")
         special = {name: special_text(config, name) for name in SPECIAL}
         return cls(source, {name: text for name, text in special.items() if text is not None})
 
     def render(self, messages: Sequence[Dict[str, Any]], *, prompt: bool = False) -> Rendered:
         """A conversation; with `prompt` the opening of an answer follows."""
+        if _BEGIN in json.dumps(messages, ensure_ascii=False, default=str):
+            raise ValueError(f"a message has the code point {ord(_BEGIN):x}, which no text has")
         try:
             marked = self._template.render(
-                messages=messages, add_generation_prompt=prompt, tools=None, **self._special
+                messages=messages,
+                add_generation_prompt=prompt,
+                tools=None,
+                documents=None,
+                **self._special,
             )
         except Exception as error:  # a template is a program: it may fail in any way
             raise ValueError(f"chat template: {error}") from None
@@ -116,4 +124,5 @@ class ChatTemplate:
 def special_text(config: Dict[str, Any], name: str) -> Optional[str]:
     """A special token of tokenizer_config.json, which has it as text or as an object."""
     token = config.get(name)
-    return token.get("content") if isinstance(token, dict) else token
+    text = token.get("content") if isinstance(token, dict) else token
+    return text if isinstance(text, str) else None
