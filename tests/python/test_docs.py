@@ -15,6 +15,7 @@ from pathlib import Path
 
 import liblisa
 from liblisa import _ffi
+from liblisa.data import Formatter
 from support import ROOT, tiny_model, tokens
 
 try:
@@ -34,7 +35,22 @@ NOT_RUN = {
     "make wheel demo && python3 tests/bench/compare/compare.py": "installs several GB",
     "cc app.c $(pkg-config --cflags --libs lisa)": "tests/install/test_install.sh does it",
     "cc app.c $(pkg-config --cflags lisa) -l:liblisa.a -lpthread -lm": "the same",
+    "liblisa plot tuned": "needs matplotlib; test_plot draws",
+    "liblisa convert SmolLM2-135M-Instruct.Q4_1.gguf --out SmolLM2-135M-Instruct": "needs such a "
+    "file; tests/slow/test_gguf.sh converts",
+    **dict.fromkeys(
+        [
+            "liblisa eval SmolLM2-135M-Instruct --tasks gsm8k "
+            "--data-files train=train.jsonl,test=test.jsonl --limit 100",
+            "liblisa eval DIR --tasks gsm8k --data-files train=train.jsonl,test=test.jsonl",
+            "liblisa eval DIR --tasks pubmedqa --data-files test=pubmedqa.jsonl",
+            "python -m liblisa.evaluation --model liblisa "
+            "--model_args pretrained=DIR,peft=ADAPTER --tasks arc_easy",
+        ],
+        "needs lm-evaluation-harness; tests/slow/test_eval.sh runs tasks",
+    ),
 }
+NO_BLOCKS = {"import lm_eval": "the same"}  # by their first line
 # These need no tokenizer; every other command does.
 PLAIN = ("liblisa inspect-model", "liblisa plan", "liblisa checkpoint")
 MODEL = "SmolLM2-135M-Instruct"
@@ -66,11 +82,25 @@ def run_blocks(page, namespace):
     """Runs a page's Python blocks one after the other and returns how many there were."""
     count = 0
     for line, block in blocks(page, "python"):
+        if block.splitlines()[0] in NO_BLOCKS:
+            continue
         code = compile("\n" * line + block, str(page), "exec")
         with contextlib.redirect_stdout(io.StringIO()):
             exec(code, namespace)
         count += 1
     return count
+
+
+def add_tokenizer(directory):
+    """To a model: words, of ChatML."""
+    words = "<unk> <|im_start|> <|im_end|> user assistant one two three four".split()
+    model = tokenizers.models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="<unk>")
+    made = tokenizers.Tokenizer(model)
+    made.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    made.add_special_tokens(words[1:3])
+    made.save(f"{directory}/tokenizer.json")
+    config = {"eos_token": "<|im_end|>", "chat_template": CHATML}
+    Path(directory, "tokenizer_config.json").write_text(json.dumps(config))
 
 
 class Docs(unittest.TestCase):
@@ -113,9 +143,34 @@ class PythonBlocks(Docs):
                     drawn = [layer for layer in range(7) if mask[layer]]
                     self.assertEqual(sorted(namespace["sample"](written, period)), drawn)
 
+    @unittest.skipUnless(tokenizers, "tokenizers and jinja2 are not installed")
+    def test_evaluation(self):
+        Path("test_ground_truth.json").write_text('{"2": "yes"}')
+        Path("ori_pqal.json").write_text('{"1": {"QUESTION": "a"}, "2": {"QUESTION": "b"}}')
+        with liblisa.Context() as context, tiny_model(context, max_positions=512) as model:
+            model.save(MODEL)
+            add_tokenizer(MODEL)
+            namespace = {
+                "model": model,
+                "formatter": Formatter.open(MODEL),
+                "context": [5, 6],
+                "continuation": [7],
+                "tokens": [5, 6, 7, 8],
+                "bos": 1,
+                "prompt": [5, 6],
+            }
+            self.assertEqual(run_blocks(ROOT / "docs" / "evaluation.md", namespace), 2)
+        self.assertEqual(namespace["answers"][0].n_tokens, 1)
+        self.assertEqual(namespace["score"].n_tokens, 4)
+        self.assertEqual(Path("pubmedqa.jsonl").read_text(), '{"QUESTION": "b"}\n')
+
     def test_no_other_page_has_any(self):
         found = {page.name for page in PAGES if any(blocks(page, "python"))}
-        self.assertEqual(found, {"README.md", "python.md", "lisa.md"})
+        self.assertEqual(found, {"README.md", "python.md", "lisa.md", "evaluation.md"})
+
+    def test_what_is_not_run_is_there(self):
+        first = {text.splitlines()[0] for page in PAGES for _, text in blocks(page, "python")}
+        self.assertEqual(set(NO_BLOCKS) - first, set())
 
 
 class Command(Docs):
@@ -131,22 +186,13 @@ class Command(Docs):
                 liblisa.save_checkpoint(optimizer, "checkpoints", 1)
         record = {"messages": [{"role": "user", "content": "one two"}]}
         record["messages"].append({"role": "assistant", "content": "three four"})
-        Path("train.jsonl").write_text((json.dumps(record) + "\n") * 8)
+        for name in ("train.jsonl", "heldout.jsonl"):
+            Path(name).write_text((json.dumps(record) + "\n") * 8)
+        Path("book.txt").write_text("one two three four " * 200)
         shim = Path("bin/liblisa")
         shim.parent.mkdir()
         shim.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m liblisa "$@"\n')
         shim.chmod(0o755)
-
-    def tokenizer(self):
-        """For the model: words, of ChatML."""
-        words = "<unk> <|im_start|> <|im_end|> user assistant one two three four".split()
-        model = tokenizers.models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="<unk>")
-        made = tokenizers.Tokenizer(model)
-        made.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
-        made.add_special_tokens(words[1:3])
-        made.save(f"{MODEL}/tokenizer.json")
-        config = {"eos_token": "<|im_end|>", "chat_template": CHATML}
-        Path(MODEL, "tokenizer_config.json").write_text(json.dumps(config))
 
     def run_line(self, line):
         environment = {
@@ -177,7 +223,7 @@ class Command(Docs):
 
     @unittest.skipUnless(tokenizers, "tokenizers and jinja2 are not installed")
     def test_lines_that_need_a_tokenizer(self):
-        self.tokenizer()
+        add_tokenizer(MODEL)
         lines = [line for line in self.lines() if not line.startswith(PLAIN)]
         self.assertGreaterEqual(len(lines), 2)
         for line in lines:

@@ -231,7 +231,7 @@ class Run:
         for directory in (self._checkpoints, self._best_one):
             with contextlib.suppress(NotFound):
                 found.append(find_checkpoint(directory))
-        return max(found, key=lambda path: Path(path).name, default=None)
+        return max(found, key=lambda path: Path(path).name) if found else None
 
     def _return_to_best(self) -> None:
         """Where the best is not there any more, what there is is written before that is said."""

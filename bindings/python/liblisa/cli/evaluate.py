@@ -214,7 +214,8 @@ def _task_rows(results: Dict[str, Any]) -> List[Dict[str, Any]]:
 
 
 def _of_tasks(setting: _Setting) -> Dict[str, Any]:
-    from ..evaluation.tasks import LisaLM, run_tasks  # needs the harness
+    from ..evaluation.harness import LisaLM  # needs the harness, as all of this
+    from ..evaluation.tasks import run_tasks
 
     options = setting.options
     model = LisaLM(

@@ -65,8 +65,9 @@ def _rows(model: Model, batch: Batch, examples: Sequence[Example]) -> Iterator[S
     filled = pad(examples)
     batch.set(filled.tokens, filled.labels)
     found = model.evaluate(batch, per_token=True)
-    assert found.log_probs is not None and found.greedy is not None
-    yield from map(_row, filled.labels, found.log_probs.tolist(), found.greedy.tolist())
+    log_probs: Any = found.log_probs
+    greedy: Any = found.greedy
+    yield from map(_row, filled.labels, log_probs.tolist(), greedy.tolist())
 
 
 def score_examples(

@@ -46,7 +46,7 @@ def _generation(given: Dict[str, Any], max_gen_toks: int) -> Tuple[List[str], Di
 
 
 @_register("liblisa")
-class LisaLM(_TemplateLM):
+class LisaLM(_TemplateLM):  # type: ignore[misc]
     """A model that liblisa runs, for lm_eval.simple_evaluate(model=...) and --model liblisa."""
 
     def __init__(
@@ -88,7 +88,8 @@ class LisaLM(_TemplateLM):
                 backend = "cpu" if device in (None, "cpu") else "auto"
             context = Context(backend, memory_limit=memory_limit, n_threads=threads)
             self.model, self._name = Model.open(context, pretrained), str(pretrained)
-        self.formatter = Formatter.open(pretrained) if formatter is None else formatter
+            formatter = Formatter.open(pretrained) if formatter is None else formatter
+        self.formatter = formatter
         if peft is not None:
             Adapter.open(self.model, peft).attach()
         automatic = str(batch_size).startswith("auto")
