@@ -101,7 +101,7 @@ class Records(unittest.TestCase):
             ({"messages": [be, ask, say]}, Conversation([be, ask, say])),
             ({"text": "t", "id": 1}, Text("t")),
             ({"prompt": "q", "completion": "a"}, Completion("q", "a")),
-            ({"prompt": [ask], "completion": [say]}, Conversation([ask, say])),
+            ({"prompt": [ask], "completion": [say]}, Conversation([ask, say], 1)),
             ({"instruction": "q", "input": "", "output": "a"}, Conversation([ask, say])),
             (
                 {"instruction": "q", "input": "in", "output": "a", "system": "s"},
@@ -130,6 +130,11 @@ class Records(unittest.TestCase):
             ({"conversations": 3}, "list of objects"),
             ({"text": None}, '"text" must be text'),
             ({"prompt": "a", "completion": 3}, '"completion" must be text'),
+            (
+                {"prompt": [{"role": "assistant", "content": "a"}], "completion": []},
+                '"completion" must be a list of messages',
+            ),
+            ({"prompt": [3], "completion": [{"role": "assistant", "content": "a"}]}, '"prompt"'),
         ):
             with self.assertRaisesRegex(ValueError, re.escape(words)):
                 parse_record(value)
@@ -161,6 +166,22 @@ class Labels(unittest.TestCase):
         form = formatter(template=Turns(rewrite=True, marks=True))
         example = form.example(talk("one", "thought two", "four", "thought five"))
         self.assertEqual(learned(form, example), ["two<end>", "thought five<end>"])
+
+    def test_answers_of_a_prompt_are_not_learned(self):
+        messages = talk("one", "two", "four", "five").messages
+        content = parse_record({"prompt": messages[:3], "completion": messages[3:]})
+        for marks in (False, True):
+            form = formatter(template=Turns(marks=marks))
+            self.assertEqual(learned(form, form.example(content)), ["five<end>"])
+        # That the template takes something out of an earlier answer does no harm.
+        messages = talk("one", "thought two", "four", "five").messages
+        form = formatter(template=Turns(rewrite=True))
+        content = parse_record({"prompt": messages[:3], "completion": messages[3:]})
+        self.assertEqual(learned(form, form.example(content)), ["five<end>"])
+        form = formatter(template=Turns(rewrite=True, marks=True))
+        with self.assertRaisesRegex(ValueError, "message 2 otherwise"):
+            form.example(parse_record({"prompt": talk("one", "thought two").messages,
+                                       "completion": messages[3:]}))
 
     def test_a_template_that_rewrites(self):
         form = formatter(template=Turns(rewrite=True))

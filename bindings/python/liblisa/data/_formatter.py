@@ -112,7 +112,7 @@ class Formatter:
     def example(self, content: Content) -> Example:
         """Tokens and labels of a record; ValueError where they cannot be told apart."""
         if isinstance(content, Conversation):
-            made = self._conversation(content.messages)
+            made = self._conversation(content)
         elif isinstance(content, Completion):
             made = self._plain(content.prompt + content.completion, len(content.prompt))
         else:
@@ -136,9 +136,9 @@ class Formatter:
             raise ValueError("the tokenizer has no chat template, which conversations need")
         return self.template
 
-    def _conversation(self, messages: Sequence[Message]) -> Example:
-        rendered = self._needed_template().render(messages)
-        spans = rendered.generated or self._answers(messages, rendered.text)
+    def _conversation(self, conversation: Conversation) -> Example:
+        rendered = self._needed_template().render(conversation.messages)
+        spans = self._marked(conversation, rendered) or self._answers(conversation, rendered.text)
         # The template has written every special token itself.
         encoding = self.tokenizer.encode(rendered.text, add_special_tokens=False)
         tokens = list(encoding.ids)
@@ -155,21 +155,34 @@ class Formatter:
         end = learned[-1] + 1 if learned else len(tokens)
         return Example(tokens[:end], labels[:end], closed=closed, joined=joined)
 
-    def _answers(self, messages: Sequence[Message], text: str) -> List[Span]:
+    def _marked(self, conversation: Conversation, rendered: Any) -> List[Span]:
+        """What the template marks as the assistant's, behind the prompt."""
+        messages, learned_from = conversation
+        begin = 0
+        if rendered.generated and learned_from:
+            begin = len(self._opening(messages, learned_from, rendered.text))
+        return [span for span in rendered.generated if span[0] >= begin]
+
+    def _answers(self, conversation: Conversation, text: str) -> List[Span]:
         """Where the assistant's turns lie in the text: what each adds to what was before it."""
+        messages, learned_from = conversation
         spans = []
         for number, message in enumerate(messages):
-            if message["role"] != "assistant":
+            if message["role"] != "assistant" or number < learned_from:
                 continue
             before = self.template.render(messages[:number], prompt=True).text
-            after = self.template.render(messages[: number + 1]).text
-            if not after.startswith(before) or not text.startswith(after):
-                raise ValueError(
-                    f"the chat template renders message {number + 1} otherwise when others follow: "
-                    "its answer cannot be told apart"
-                )
+            after = self._opening(messages, number + 1, text)
+            if not after.startswith(before):
+                raise _rewritten(number + 1)
             spans.append((len(before), len(after)))
         return spans
+
+    def _opening(self, messages: Sequence[Message], n: int, text: str) -> str:
+        """The first n messages as text, with which that of all begins."""
+        opening: str = self.template.render(messages[:n]).text
+        if not text.startswith(opening):
+            raise _rewritten(n)
+        return opening
 
     def _close(
         self, inside: List[int], tokens: List[int], offsets: Sequence[Span], text: str
@@ -203,6 +216,13 @@ class Formatter:
             labels[-1] = self.eos
         joined = _joins(encoding.offsets, span)
         return Example(tokens, labels, closed=self.eos is not None, joined=joined)
+
+
+def _rewritten(number: int) -> ValueError:
+    return ValueError(
+        f"the chat template renders message {number} otherwise when others follow: "
+        "its answer cannot be told apart"
+    )
 
 
 def _within(offsets: Span, span: Span) -> bool:

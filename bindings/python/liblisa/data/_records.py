@@ -27,6 +27,7 @@ class Conversation(NamedTuple):
     """Messages with "role" and "content"; what the assistant says is learned."""
 
     messages: List[Message]
+    learned_from: int = 0  # messages before this one are a prompt
 
 
 class Completion(NamedTuple):
@@ -102,7 +103,9 @@ def _alpaca(value: Dict[str, Any]) -> Conversation:
 def _completion(value: Dict[str, Any]) -> Content:
     prompt, completion = value["prompt"], value["completion"]
     if isinstance(prompt, list) and isinstance(completion, list):
-        return _conversation(prompt + completion, "completion")
+        _conversation(completion, "completion")
+        messages = _conversation(prompt + completion, "prompt").messages
+        return Conversation(messages, len(prompt))
     return Completion(_text(value, "prompt"), _text(value, "completion"))
 
 
