@@ -3,7 +3,9 @@
 import contextlib
 import io
 import json
+import os
 import shutil
+import subprocess
 import sys
 import tempfile
 import unittest
@@ -92,6 +94,17 @@ sys.exit(main(sys.argv[1:]))
 """
         ran = run_python("-c", script, "plan", str(self.model()))
         self.assertEqual((ran.returncode, ran.stderr), (141, ""))
+
+    def test_closed_streams(self):
+        command = [sys.executable, "-m", "liblisa", "plan"]
+        for closed, path, status in ((1, self.model(), 0), (2, self.directory / "nowhere", 1)):
+            ran = subprocess.run(
+                ["sh", "-c", f'"$@" {closed}>&-', "sh", *command, str(path)],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+            )
+            self.assertEqual((ran.returncode, ran.stdout, ran.stderr), (status, b"", b""))
 
     def test_page(self):
         text = command_page.PAGE.read_text()

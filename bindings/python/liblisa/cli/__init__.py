@@ -67,8 +67,16 @@ def _parse(arguments: Optional[List[str]]) -> argparse.Namespace:
     return options
 
 
+def _open_streams() -> None:
+    """Where one was closed by whoever began this, Python has None, and nobody reads it."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))
+
+
 def main(arguments: Optional[List[str]] = None) -> int:
     """Runs the command line and returns its exit status."""
+    _open_streams()
     options = _parse(arguments)
     try:
         status = options.run(options)
