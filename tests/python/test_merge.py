@@ -211,6 +211,26 @@ class WholeDirectory(unittest.TestCase):
         with self.assertRaisesRegex(OSError, "No space left on device: .*out"):
             self.fill(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
 
+    def test_the_mode_of_an_empty_directory_stays(self):
+        self.out = self.home / "out"
+        self.out.mkdir(mode=0o700)
+        with whole_directory(self.out) as directory:
+            (directory / "file").write_text("x")
+        self.assertEqual(self.out.stat().st_mode & 0o7777, 0o700)
+
+    def test_what_stays_in_its_place_is_refused_before_the_work(self):
+        self.out.mkdir(parents=True)
+        with mock.patch.object(Path, "is_mount", lambda path: path == self.out.resolve()):
+            with self.assertRaisesRegex(FileExistsError, "out is a mount point.*give a directory"):
+                self.fill()
+        before = os.getcwd()
+        self.addCleanup(os.chdir, before)
+        os.chdir(self.out)
+        self.out = Path()
+        with self.assertRaisesRegex(FileExistsError, r"\. is the working directory"):
+            self.fill()
+        self.assertEqual(os.listdir("."), [])
+
     def test_a_link_to_an_empty_directory(self):
         real = self.home / "real"
         real.mkdir()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import stat
 from pathlib import Path
 from typing import Iterator
 
@@ -17,13 +18,23 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def _mode_of_empty(out: Path, path: Path) -> int:
+    """The mode of a directory that is there; an error where no other one can take its place."""
+    if not out.is_dir() or any(out.iterdir()):
+        raise FileExistsError(f"{path} is not empty: give another directory")
+    if out.is_mount() or out.samefile("."):
+        kind = "a mount point" if out.is_mount() else "the working directory"
+        raise FileExistsError(f"{path} is {kind}, which stays in its place: give a directory in it")
+    return stat.S_IMODE(out.stat().st_mode)
+
+
 @contextlib.contextmanager
 def whole_directory(path: Path) -> Iterator[Path]:
     """A directory to fill. It lies beside `path` under a name of its own, takes that of `path` when
-    the block ends, and is removed when the block fails. `path` is empty or not there."""
+    the block ends, and is removed when the block fails. `path` is empty, and then its mode stays, or
+    not there."""
     out = path.resolve()
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise FileExistsError(f"{path} is not empty: give another directory")
+    mode = _mode_of_empty(out, path) if out.exists() else None
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f".{out.name}-{os.getpid()}.tmp")
     partial.mkdir()
@@ -31,6 +42,8 @@ def whole_directory(path: Path) -> Iterator[Path]:
         yield partial
         for written in [*partial.rglob("*"), partial]:
             _sync(written)
+        if mode is not None:
+            partial.chmod(mode)
         partial.rename(out)
         _sync(out.parent)
     except BaseException as error:
