@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import unittest
+import warnings
 from unittest import mock
 
 import gguf
@@ -523,6 +524,21 @@ class Refusals(Case):
             with self.subTest(length=length):
                 self.file.write_bytes(whole[:length])
                 self.refused("not a GGUF file that can be read")
+
+    def test_places(self):
+        gguf_export.export(self.fixture("llama-tied"), self.file)
+        whole = bytearray(self.file.read_bytes())
+        name = b"blk.0.attn_q.weight"
+        place = whole.index(name) + len(name) + 4 + 2 * 8 + 4
+        (begin,) = struct.unpack_from("<Q", whole, place)
+        self.assertGreater(begin, 0)
+        for what, offset in (("the header", 2**64 - 64), ("'", 0), ("'", begin - 32)):
+            with self.subTest(offset=offset):
+                struct.pack_into("<Q", whole, place, offset)
+                self.file.write_bytes(whole)
+                with warnings.catch_warnings():
+                    warnings.simplefilter("error")
+                    self.refused(f"tensor '.*' begins within {what}")
 
     def test_hostile_headers(self):
         def header(n_tensors, n_keys, rest=b"", version=3):

@@ -31,9 +31,21 @@ class _BoundedReader(gguf.GGUFReader):  # type: ignore[misc]
         return super()._get(offset, dtype, count, override_order)
 
 
+def _check_places(reader: gguf.GGUFReader) -> None:
+    """Offsets are somebody else's sums: they may wrap, or put a tensor into another one."""
+    end, last = int(reader.data_offset), "the header"
+    for tensor in sorted(reader.tensors, key=lambda tensor: tensor.data_offset):
+        if tensor.data_offset < end:
+            raise ValueError(f"tensor {tensor.name!r} begins within {last}")
+        end, last = tensor.data_offset + int(tensor.n_bytes), repr(tensor.name)
+
+
 def _read(path: Path) -> gguf.GGUFReader:
     try:
-        return _BoundedReader(str(path))
+        with np.errstate(over="ignore"):
+            reader = _BoundedReader(str(path))
+        _check_places(reader)
+        return reader
     except OSError:
         raise
     except Exception as error:  # the reader promises nothing about damaged files
