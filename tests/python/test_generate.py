@@ -82,6 +82,13 @@ class Streams(unittest.TestCase):
         self.assertEqual("".join(pieces), BROKEN * 20 + "ab")
         self.assertTrue(any(pieces[:12]))
 
+    def test_a_character_behind_such_bytes_stays_whole(self):
+        whole = Pieces().encode("🙂", False).ids
+        for n in range(12):
+            for text in ("é🙂", "🙂", "🙂é"):
+                tokens = [whole[1]] * n + Pieces().encode(text, False).ids
+                self.assertEqual("".join(self.pieces(Pieces(), tokens)), BROKEN * n + text)
+
     def test_special_tokens_have_no_text(self):
         tokens = Pieces().encode("<end>a<pad><end>b", False).ids
         self.assertEqual(self.pieces(Pieces(), tokens), ["", "a", "", "", "b", ""])

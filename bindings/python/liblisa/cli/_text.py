@@ -8,7 +8,8 @@ import unicodedata
 from typing import Any, List, Sequence, TextIO
 
 _BROKEN = "\ufffd"  # what a tokenizer makes of bytes that are no character, or not yet one
-_MOST_HELD = 8  # tokens: twice those of the longest character
+_LONGEST = 4  # tokens of a character: one a byte
+_MOST_HELD = 2 * _LONGEST
 
 
 class TextStream:
@@ -26,22 +27,31 @@ class TextStream:
         """What can be written now."""
         self._tokens.append(token)
         text = self._unwritten()
-        held = len(self._tokens) - self._written
-        return "" if text.endswith(_BROKEN) and held < _MOST_HELD else self._write(text)
+        if not text.endswith(_BROKEN):
+            return self._write(text)
+        if len(self._tokens) - self._written < _MOST_HELD:
+            return ""
+        # These are no character, but the last ones may begin one.
+        for n_kept in range(_LONGEST - 1, 0, -1):
+            sure = self._unwritten(n_kept)
+            if text.startswith(sure):
+                return self._write(sure, n_kept)
+        return self._write(text)
 
     def finish(self) -> str:
         """What is left."""
         return self._write(self._unwritten().rstrip(_BROKEN))
 
-    def _unwritten(self) -> str:
+    def _unwritten(self, n_kept: int = 0) -> str:
+        """Without that of the last n_kept tokens."""
         # A token's text may depend on the one before it: both are decoded together.
         before = self._decode(self._tokens[: self._written])
-        return self._decode(self._tokens)[len(before) :]
+        return self._decode(self._tokens[: len(self._tokens) - n_kept])[len(before) :]
 
-    def _write(self, text: str) -> str:
+    def _write(self, text: str, n_kept: int = 0) -> str:
         if text:
             del self._tokens[: self._written]
-            self._written = len(self._tokens)
+            self._written = len(self._tokens) - n_kept
         return text
 
     def _decode(self, tokens: List[int]) -> str:
