@@ -44,6 +44,7 @@ class Chat(Speaking):
             self.chat("who?", words=["--system", "x"])[1], line(self.answers("who?", system="x")[0])
         )
         self.assertEqual(self.chat(), (0, "", ""))
+        self.assertEqual(self.chat(" /quit now", "/nonsense"), (0, "", ""))
 
     def test_commands(self):
         file = self.home / "said.jsonl"

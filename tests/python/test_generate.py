@@ -237,9 +237,6 @@ class Ends(Generate):
         turns = Turns()
         with mock.patch.object(turns, "render", side_effect=ValueError("no such role")):
             self.assertEqual(stop_tokens(formatter(template=turns)), {EOS})
-        self.refused(
-            1, "eos_token_id: expected a number", *self.WORDS, end_tokens=frozenset(["</s>"])
-        )
 
     def test_stop_strings(self):
         text = self.text(self.tokens)
@@ -325,6 +322,8 @@ class Refusals(Generate):
     def test_options(self):
         self.refused(2, "--max-new-tokens: expected a number", "--max-new-tokens", 0)
         self.refused(2, "--stop: expected a text", "--stop", "")
+        self.refused(2, "--stop: expected UTF-8", "--stop", "\udcff")
+        self.refused(2, "--system: expected UTF-8", "--system", "\udcff", "--prompt", "x")
         self.refused(1, "temperature: -1", "--temperature", -1, "--prompt", "x")
         self.refused(1, "temperature: nan", "--temperature", "nan", "--prompt", "x")
         self.refused(1, "top_p: 2", "--top-p", 2, "--prompt", "x")

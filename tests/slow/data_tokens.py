@@ -380,6 +380,8 @@ class Directories(unittest.TestCase):
             ("tokenizer_config.json", "[" * 100000),
             ("tokenizer_config.json", "[]"),
             ("generation_config.json", '{"eos_token_id": '),
+            ("generation_config.json", '{"eos_token_id": [2, "</s>"]}'),
+            ("generation_config.json", '{"eos_token_id": true}'),
         ):
             self.open({"eos_token": "</s>"}, generation={})
             (self.home / name).write_text(text)

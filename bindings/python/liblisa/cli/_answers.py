@@ -49,18 +49,27 @@ class Answer(NamedTuple):
         return found
 
 
+def utf8(text: str) -> str:
+    """A text of the command line, which may be of any bytes."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise argparse.ArgumentTypeError("expected UTF-8") from None
+    return text
+
+
 def stop_string(text: str) -> str:
     """A string that ends an answer."""
     if not text:
         raise argparse.ArgumentTypeError("expected a text, got none")
-    return text
+    return utf8(text)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of subcommands that generate."""
     add = parser.add_argument
     add("--adapter", metavar="DIR", help="a PEFT directory, used beside the weights")
-    add("--system", metavar="TEXT", help="a message in front of the conversation")
+    add("--system", type=utf8, metavar="TEXT", help="a message in front of the conversation")
     add(
         "--max-new-tokens",
         type=count,
@@ -207,9 +216,6 @@ class Speaker:
 def stop_tokens(formatter: Formatter) -> FrozenSet[int]:
     """Tokens that end an answer: every EOS that a file of the directory names, and what the chat
     template puts behind an answer."""
-    for token in formatter.end_tokens:
-        if type(token) is not int:
-            raise ValueError(f"eos_token_id: expected a number or a list of numbers, got {token!r}")
     return formatter.end_tokens | _turn_end(formatter)
 
 

@@ -164,7 +164,7 @@ def _turn(talk: Talk, line: str, output: Output) -> Optional[int]:
 def _converse(talk: Talk, lines: Iterator[str], output: Output, typed: bool) -> int:
     """Takes line by line. What fails in a terminal is said, and the conversation goes on."""
     for line in lines:
-        if line.strip() == "/quit":
+        if line.split()[:1] == ["/quit"]:
             break
         try:
             number = _turn(talk, line, output)

@@ -59,10 +59,16 @@ def _read_tokenizer(path: Path) -> Any:
     return tokenizer
 
 
-def _ids(value: Any) -> List[int]:
-    """Token ids in a config: a number, a list of them, or nothing."""
-    tokens = value if isinstance(value, list) else [value]
-    return [token for token in tokens if isinstance(token, int)]
+def _end_tokens(path: Path) -> List[int]:
+    """Token ids that a config says end texts: a number, a list of them, or nothing."""
+    value = _read_json(path).get("eos_token_id")
+    tokens = value if isinstance(value, list) else [] if value is None else [value]
+    for token in tokens:
+        if type(token) is not int:
+            raise ValueError(
+                f"{path}: eos_token_id: expected a number or a list of numbers, got {token!r}"
+            )
+    return tokens
 
 
 @dataclass
@@ -96,9 +102,9 @@ class Formatter:
             return None if text is None else tokenizer.token_to_id(text)
 
         eos = special("eos_token")
-        ends = {*_ids(eos)}
+        ends = set() if eos is None else {eos}
         for name in ("generation_config.json", "config.json"):
-            ends.update(_ids(_read_json(home / name).get("eos_token_id")))
+            ends.update(_end_tokens(home / name))
         return cls(
             tokenizer=tokenizer,
             template=ChatTemplate.of(home, config),
