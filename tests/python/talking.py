@@ -178,6 +178,15 @@ class Terminal(Speaking):
                 except OSError:  # the other side is closed
                     self.fail(f"{pattern} in {self.seen!r}")
 
+    def press(self, key, pattern):
+        """As send and expect. A signal that comes just before readline begins to wait is told with
+        the next key: that is the same one."""
+        for _ in range(30):
+            self.send(key)
+            with contextlib.suppress(AssertionError):
+                return self.expect(pattern, seconds=2)
+        self.fail(f"{pattern} in {self.seen!r}")
+
 
 def user(text):
     return {"role": "user", "content": text}

@@ -134,8 +134,7 @@ class Typed(Terminal):
         self.expect("who\\?\r\n.")
         self.send("\x03")
         self.expect(r"\(stopped\)\r\n> ")
-        self.send("\x03")
-        self.expect(r"\(Ctrl-D leaves\)\r\n> ")
+        self.press("\x03", r"\(Ctrl-D leaves\)\r\n> ")
         file = self.home / "terminal.jsonl"
         self.send(f"/save {file}\n")
         self.expect(r"\(saved to .*\)\r\n> ")
