@@ -274,13 +274,14 @@ class Ends(Generate):
         self.assertEqual((status, json.loads(out)["ended_by"]), (130, "signal"))
 
     def test_a_signal_before_the_first_token(self):
-        enter = _answers._Stop.__enter__
+        enter = _answers.Signals.__enter__
 
-        def signalled(stop):
-            enter(stop)
+        def signalled(signals):
+            entered = enter(signals)
             os.kill(os.getpid(), signal.SIGINT)
+            return entered
 
-        with mock.patch.object(_answers._Stop, "__enter__", signalled):
+        with mock.patch.object(_answers.Signals, "__enter__", signalled):
             self.assertEqual(self.talk("generate", self.model, *self.WORDS), (130, "", ""))
 
     def test_nobody_reads(self):

@@ -5,9 +5,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import signal
 import time
-from typing import Any, Callable, Dict, FrozenSet, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, FrozenSet, List, NamedTuple, Optional, Sequence
 
 from .._adapter import Adapter
 from .._context import Context
@@ -15,6 +14,7 @@ from .._errors import Cancelled
 from .._model import Model
 from ..data import Formatter
 from ._parser import count
+from ._signals import Signals
 from ._text import TextStream, Until
 
 MAX_NEW_TOKENS = 512
@@ -92,31 +92,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--threads", type=count, metavar="N", help="threads (as many as there are)")
 
 
-class _Stop:
-    """Ctrl-C and SIGTERM end the answer that is running. They raise nothing, since they may come
-    inside a callback of the library, and again they change nothing: the end is near."""
-
-    def __init__(self) -> None:
-        self.signal: Optional[int] = None
-        self._before: List[Tuple[signal.Signals, Any]] = []
-
-    def __enter__(self) -> None:
-        self.signal = None
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._before.append((number, signal.signal(number, self._note)))
-
-    def __exit__(self, *_exception: object) -> None:
-        while self._before:
-            signal.signal(*self._before.pop())
-
-    def __call__(self) -> bool:
-        """Asked between two layers."""
-        return self.signal is not None
-
-    def _note(self, number: int, _frame: object) -> None:
-        self.signal = self.signal or number
-
-
 class _Listener:
     """Takes tokens as they come and writes their text."""
 
@@ -154,12 +129,12 @@ class Speaker:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self._options = options
-        self._stop = _Stop()
+        self._signals = Signals(end_is_near=True)
         self.formatter = Formatter.open(options.model)
         self._stops = stop_tokens(self.formatter)
         with contextlib.ExitStack() as stack:
             context = stack.enter_context(
-                Context(options.backend, n_threads=options.threads, interrupt=self._stop)
+                Context(options.backend, n_threads=options.threads, interrupt=self._interrupted)
             )
             self._model = stack.enter_context(Model.open(context, options.model))
             if options.adapter is not None:
@@ -188,7 +163,7 @@ class Speaker:
         until = Until(self._options.stop)
         listener = _Listener(stream, until, self._stops, write)
         begin = time.monotonic()
-        with self._stop, contextlib.suppress(Cancelled):
+        with self._signals as signals, contextlib.suppress(Cancelled):
             self._model.generate(
                 prompt,
                 max_new_tokens=max_new_tokens,
@@ -206,11 +181,15 @@ class Speaker:
             text=text,
             prompt_tokens=len(prompt),
             new_tokens=listener.n_tokens,
-            ended_by="signal" if self._stop() else ended_by,
-            signal=self._stop.signal,
+            ended_by=ended_by if signals.seen is None else "signal",
+            signal=signals.seen,
             prompt_seconds=(listener.first or begin) - begin,
             seconds=seconds,
         )
+
+    def _interrupted(self) -> bool:
+        """Asked between two layers."""
+        return self._signals.seen is not None
 
 
 def stop_tokens(formatter: Formatter) -> FrozenSet[int]:

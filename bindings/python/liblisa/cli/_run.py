@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import signal
 import time
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional
@@ -28,6 +27,7 @@ from ._metrics import Measured, Metrics
 from ._prepare import Prepared
 from ._progress import Progress
 from ._resident import AnonymousPeak
+from ._signals import Signals
 
 _TRIED_STEPS = 3
 
@@ -35,28 +35,6 @@ _TRIED_STEPS = 3
 def _area(data: Padded) -> int:
     """Places of a batch, the filling included: what a step's time goes by."""
     return len(data.tokens) * len(data.tokens[0])
-
-
-class Signals:
-    """Ctrl-C and SIGTERM ask for an end after the step that is running; again, they end it."""
-
-    def __init__(self) -> None:
-        self.seen: Optional[int] = None
-        self._before: List[Any] = []
-
-    def __enter__(self) -> Signals:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._before.append((number, signal.signal(number, self._note)))
-        return self
-
-    def __exit__(self, *_exception: object) -> None:
-        for number, handler in self._before:
-            signal.signal(number, handler)
-
-    def _note(self, number: int, _frame: object) -> None:
-        if self.seen is not None:
-            raise KeyboardInterrupt
-        self.seen = number
 
 
 class Trial(NamedTuple):
