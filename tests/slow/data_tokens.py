@@ -269,6 +269,13 @@ def learned(form, example):
     return form.tokenizer.decode(tokens, skip_special_tokens=False)
 
 
+# Its merge makes a token that is not there: no Exception comes of that.
+PANICS = json.dumps(
+    {"version": "1.0", "added_tokens": [], "model": {
+        "type": "BPE", "vocab": {"a": 0, "b": 1}, "merges": ["a b"]}}
+)
+
+
 class Templates(unittest.TestCase):
     def render(self, source, messages=(ASK, SAY), **options):
         return ChatTemplate(source, {"eos_token": "</s>"}).render(list(messages), **options)
@@ -377,6 +384,7 @@ class Directories(unittest.TestCase):
         for name, text in (
             ("tokenizer.json", "{"),
             ("tokenizer.json", '{"model": 7}'),
+            ("tokenizer.json", PANICS),
             ("tokenizer_config.json", "[" * 100000),
             ("tokenizer_config.json", "[]"),
             ("generation_config.json", '{"eos_token_id": '),

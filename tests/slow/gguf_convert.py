@@ -356,6 +356,7 @@ class Tokenizers(Case):
         changes = ({"pre": "tiktoken"}, {"bos_token_id": 12, "add_bos_token": True},
                    {"tokens": ["$A:x y", *self.PIECES[1:]], "add_bos_token": True},
                    {"model": "llama"}, {"merges": ["a b c"]},
+                   {"merges": ["<|start|> <|end|>"]},
                    {"merges": ["a z"]}, {"token_type": [1]}, {"tokens": ["a"] * 12})
         for number, change in enumerate(changes):
             self.directory = self.scratch / str(number)

@@ -51,7 +51,9 @@ def _read_tokenizer(path: Path) -> Any:
         raise FileNotFoundError(f"{path.parent}: no {path.name}")
     try:
         tokenizer = tokenizers.Tokenizer.from_file(str(path))
-    except Exception as error:  # the package raises nothing else
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # the package raises nothing narrower, and panics with this
         raise ValueError(f"{path}: {error}") from None
     # A file may bring them from a training; texts are cut and filled up here alone.
     tokenizer.no_truncation()

@@ -80,8 +80,9 @@ def _byte_level_bpe(source: Source, pre: str, bos: Optional[int]) -> Any:
     if len(vocabulary) + kinds.count(UNUSED) != len(tokens):
         raise Unfaithful("a token is there twice")
     merges = [tuple(merge.split(" ")) for merge in _texts(source, "merges")]
-    if not all(len(merge) == 2 for merge in merges):
-        raise Unfaithful("a merge is not of two tokens")
+    known = vocabulary.keys()  # of the rest the package makes a panic, not an error
+    if not all(len(merge) == 2 and {*merge, "".join(merge)} <= known for merge in merges):
+        raise Unfaithful("a merge is not of two tokens that make a third")
     tokenizer = Tokenizer(
         models.BPE(vocab=vocabulary, merges=merges, ignore_merges=pre == "llama-bpe")
     )
