@@ -207,6 +207,13 @@ class WholeDirectory(unittest.TestCase):
         with self.assertRaisesRegex(FileExistsError, "out is not empty"):
             self.fill()
 
+    def test_what_was_killed_is_not_in_the_way(self):
+        with whole_directory(self.out) as killed:
+            pass
+        self.out.rename(killed)  # as if it had not come to its end
+        self.fill()
+        self.assertEqual(sorted(os.listdir(self.out.parent)), sorted(["out", killed.name]))
+
     def test_a_full_disk_is_said_with_the_name(self):
         with self.assertRaisesRegex(OSError, "No space left on device: .*out"):
             self.fill(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))

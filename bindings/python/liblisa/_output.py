@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import shutil
 import stat
 from pathlib import Path
@@ -36,7 +37,8 @@ def whole_directory(path: Path) -> Iterator[Path]:
     out = path.resolve()
     mode = _mode_of_empty(out, path) if out.exists() else None
     out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f".{out.name}-{os.getpid()}.tmp")
+    # No process id: a container's is always the same, and one that was killed leaves its directory.
+    partial = out.with_name(f".{out.name}-{secrets.token_hex(8)}.tmp")
     partial.mkdir()
     try:
         yield partial
