@@ -235,6 +235,9 @@ class Ends(Generate):
 
         self.assertEqual(stop_tokens(formatter(template=Open())), {EOS})
         turns = Turns()
+        silent = mock.Mock(text="<s>|user ?<end>")  # the answer is not in it
+        with mock.patch.object(turns, "render", return_value=silent):
+            self.assertEqual(stop_tokens(formatter(template=turns)), {EOS})
         with mock.patch.object(turns, "render", side_effect=ValueError("no such role")):
             self.assertEqual(stop_tokens(formatter(template=turns)), {EOS})
 

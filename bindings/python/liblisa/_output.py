@@ -24,20 +24,20 @@ def _mode_of_empty(out: Path, path: Path) -> int:
     if not out.is_dir() or any(out.iterdir()):
         raise FileExistsError(f"{path} is not empty: give another directory")
     if out.is_mount() or out.samefile("."):
-        kind = "a mount point" if out.is_mount() else "the working directory"
-        raise FileExistsError(f"{path} is {kind}, which stays in its place: give a directory in it")
+        what = "a mount point" if out.is_mount() else "the working directory"
+        raise FileExistsError(f"{path} is {what} and stays in its place: give a directory in it")
     return stat.S_IMODE(out.stat().st_mode)
 
 
 @contextlib.contextmanager
 def whole_directory(path: Path) -> Iterator[Path]:
     """A directory to fill. It lies beside `path` under a name of its own, takes that of `path` when
-    the block ends, and is removed when the block fails. `path` is empty, and then its mode stays, or
-    not there."""
+    the block ends, and is removed when the block fails. `path` is not there, or is
+    empty and keeps its mode."""
     out = path.resolve()
     mode = _mode_of_empty(out, path) if out.exists() else None
     out.parent.mkdir(parents=True, exist_ok=True)
-    # No process id: a container's is always the same, and one that was killed leaves its directory.
+    # No process id: a container's is always the same, and who was killed leaves its directory.
     partial = out.with_name(f".{out.name}-{secrets.token_hex(8)}.tmp")
     partial.mkdir()
     try:

@@ -203,8 +203,10 @@ def _turn_end(formatter: Formatter) -> FrozenSet[int]:
     said = "zq"
     messages = [{"role": "user", "content": "?"}, {"role": "assistant", "content": said}]
     try:
-        _, _, behind = formatter.template.render(messages).text.rpartition(said)
+        _, found, behind = formatter.template.render(messages).text.rpartition(said)
     except (AttributeError, ValueError):  # no template, or one of other conversations
+        return frozenset()
+    if not found:
         return frozenset()
     tokenizer = formatter.tokenizer
     first = list(tokenizer.encode(behind.lstrip(), add_special_tokens=False).ids[:1])
