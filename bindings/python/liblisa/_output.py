@@ -32,8 +32,8 @@ def _mode_of_empty(out: Path, path: Path) -> int:
 @contextlib.contextmanager
 def whole_directory(path: Path) -> Iterator[Path]:
     """A directory to fill. It lies beside `path` under a name of its own, takes that of `path` when
-    the block ends, and is removed when the block fails. `path` is not there, or is
-    empty and keeps its mode."""
+    the block ends, and is removed when the block fails. `path` is not there, or is empty
+    and keeps its mode."""
     out = path.resolve()
     mode = _mode_of_empty(out, path) if out.exists() else None
     out.parent.mkdir(parents=True, exist_ok=True)
