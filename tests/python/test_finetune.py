@@ -146,6 +146,31 @@ class Resumed(Finetune):
         keys = ("current_steps", "loss", "eval_loss", "total_tokens")
         self.assertEqual(self.metrics(broken, *keys), self.metrics(whole, *keys))
 
+    def test_a_signal_between_two_looks_at_it(self):
+        """It is saved for, or not yet noticed: never noticed and not saved for."""
+        looks = iter([None, signal.SIGINT])
+        seen = mock.PropertyMock(side_effect=lambda *_: next(looks, signal.SIGINT))
+        out = self.home / "out"
+        with mock.patch.object(_run.Signals, "__init__", lambda signals: None), mock.patch.object(
+            _run.Signals, "_before", [], create=True
+        ), mock.patch.object(_run.Signals, "seen", seen, create=True):
+            self.assertEqual(self.finetune(out)[0], 130)
+        self.assertEqual(self.checkpoints(out), [2])
+
+    def test_a_signal_behind_the_last_step_does_not_cost_the_result(self):
+        whole = self.home / "whole"
+        self.finetune(whole)
+        save = _run.Run.save
+
+        def interrupted(training):
+            os.kill(os.getpid(), signal.SIGINT)
+            return save(training)
+
+        out = self.home / "out"
+        with mock.patch.object(_run.Run, "save", interrupted):
+            self.assertEqual(self.finetune(out)[0], 0)
+        self.assertEqual(self.result(out), self.result(whole))
+
     def test_handlers_are_put_back(self):
         before = signal.getsignal(signal.SIGINT)
         self.stopped(2, self.home / "out")

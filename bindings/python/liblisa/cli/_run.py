@@ -122,20 +122,19 @@ class Run:
         for values in self._metrics.resume(self.done, tokens):
             self._progress.resume(values)
 
-    def train(self) -> Optional[int]:
+    def train(self, signals: Signals) -> Optional[int]:
         """Runs the steps that are left; the number of the signal that ended it early, or None."""
-        with Signals() as signals:
-            if self.done == 0 and self._data.valid:
-                self._progress.step(self._metrics.before(self._evaluate()))
-            while self.done < self._n_steps and not self._best.gives_up:
-                self._step(self.done)
-                if self._is_over():
-                    break
-                every = self._options.save_every
-                if signals.seen or (every and self.done % every == 0):
-                    self._save(self._checkpoints, self._options.keep)
-                if signals.seen:
-                    return signals.seen
+        if self.done == 0 and self._data.valid:
+            self._progress.step(self._metrics.before(self._evaluate()))
+        while self.done < self._n_steps and not self._best.gives_up:
+            self._step(self.done)
+            if self._is_over():
+                break
+            every, seen = self._options.save_every, signals.seen  # once: it may come at any time
+            if seen or (every and self.done % every == 0):
+                self._save(self._checkpoints, self._options.keep)
+            if seen:
+                return seen
         return None
 
     def rehearse(self) -> Trial:

@@ -18,7 +18,7 @@ from ._pictures import draw
 from ._prepare import Prepared, prepare
 from ._progress import progress
 from ._report import amount
-from ._run import Run
+from ._run import Run, Signals
 
 NAME = "finetune"
 HELP = "train a model on a file of examples"
@@ -243,13 +243,14 @@ def run(parsed: argparse.Namespace) -> int:
         else:
             _begin(options, parsed.taken, about)
         shown.note(prepared.words)
-        signal = training.train()
-        shown.close()
-        if signal is not None:
-            shown.note(f"saved after step {training.done}; --resume goes on from there")
-            return 128 + signal
-        result = training.save()
-        ended = (training.outcome, _end(prepared, training, about), str(result))
+        with Signals() as signals:  # for the result, too: one that comes late must not cost it
+            signal = training.train(signals)
+            shown.close()
+            if signal is not None:
+                shown.note(f"saved after step {training.done}; --resume goes on from there")
+                return 128 + signal
+            result = training.save()
+            ended = (training.outcome, _end(prepared, training, about), str(result))
         shown.note("\n".join(filter(None, ended)))
     _draw(Path(options.out), options.quiet)
     return 0
