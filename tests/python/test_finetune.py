@@ -146,6 +146,22 @@ class Resumed(Finetune):
         keys = ("current_steps", "loss", "eval_loss", "total_tokens")
         self.assertEqual(self.metrics(broken, *keys), self.metrics(whole, *keys))
 
+    def test_a_disk_that_is_full_at_once_leaves_nothing(self):
+        """Else DIR could be neither begun, not being empty, nor resumed, holding no run."""
+        out, replace = self.home / "out", Path.replace
+        for last in ("run.json", "config.json"):
+
+            def full(part, path):
+                if path.name == last:
+                    raise OSError(28, "No space left on device")
+                return replace(part, path)
+
+            with mock.patch.object(Path, "replace", full):
+                status, _, err = self.finetune(out)
+            self.assertEqual((status, err.count("\n")), (1, 1))
+            self.assertEqual([*out.iterdir()], [])
+        self.assertEqual(self.finetune(out)[0], 0)
+
     def test_a_signal_between_two_looks_at_it(self):
         """It is saved for, or not yet noticed: never noticed and not saved for."""
         looks = iter([None, signal.SIGINT])

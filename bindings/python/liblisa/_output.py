@@ -1,4 +1,4 @@
-"""Directories that come whole or not at all."""
+"""Directories and small files that come whole or not at all."""
 
 from __future__ import annotations
 
@@ -52,4 +52,16 @@ def whole_directory(path: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
         if isinstance(error, OSError) and error.errno is not None and error.filename is None:
             error.filename = str(path)  # of a write that failed
+        raise
+
+
+def write_whole(path: Path, text: str) -> None:
+    """A small file in place of the one that was there, if any."""
+    part = path.with_suffix(".part")
+    try:
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            part.unlink()
         raise

@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import Any, Dict, FrozenSet, List, NamedTuple, Optional, Tuple
 
+from .._output import write_whole
 from ..data._extras import need
 from ._parser import Flag
 
@@ -134,10 +135,8 @@ class Given:
         """A file that comes to these options again; for --config."""
         names = (name for name in self._actions if name not in self._aside)
         values = {name.replace("_", "-"): getattr(options, name) for name in names}
-        text = json.dumps({n: v for n, v in values.items() if v is not None}, indent=2) + "\n"
-        part = path.with_suffix(".part")
-        part.write_text(text, encoding="utf-8")
-        part.replace(path)
+        said = {name: value for name, value in values.items() if value is not None}
+        write_whole(path, json.dumps(said, indent=2) + "\n")
 
     def _word(self, name: str) -> str:
         action = self._actions[name]

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional
 
+from .._output import write_whole
 from .._train import StepStats
 
 
@@ -60,10 +61,7 @@ class Metrics:
             return []
         before = read_metrics(self._path) if step else []
         kept = [values for values in before if values["current_steps"] <= step]
-        text = "".join(json.dumps(values) + "\n" for values in kept)
-        part = self._path.with_suffix(".part")
-        part.write_text(text, encoding="utf-8")
-        part.replace(self._path)
+        write_whole(self._path, "".join(json.dumps(values) + "\n" for values in kept))
         return kept
 
     def before(self, eval_loss: float) -> Dict[str, Any]:

@@ -4,11 +4,13 @@ then goes on to the bits of a run without a break."""
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import json
 from pathlib import Path
 from typing import Any, Dict
 
+from .._output import write_whole
 from .._version import __version__
 from ._dry_run import dry_run
 from ._given import Given, Taken
@@ -191,14 +193,17 @@ def _begin(options: argparse.Namespace, given: Given, about: Dict[str, Any]) -> 
     """Writes down what the run is, so that it can be resumed, before it takes a step."""
     out = Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
-    _write_about(out, about)
-    given.write(out / CONFIG_FILE, options)
+    try:
+        _write_about(out, about)
+        given.write(out / CONFIG_FILE, options)
+    except BaseException:  # DIR with half of it could be neither begun nor resumed
+        with contextlib.suppress(OSError):
+            (out / RUN_FILE).unlink()
+        raise
 
 
 def _write_about(out: Path, about: Dict[str, Any]) -> None:
-    part = (out / RUN_FILE).with_suffix(".part")
-    part.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-    part.replace(out / RUN_FILE)
+    write_whole(out / RUN_FILE, json.dumps(about, indent=2) + "\n")
 
 
 def _end(prepared: Prepared, training: Run, about: Dict[str, Any]) -> str:
