@@ -146,6 +146,28 @@ class Resumed(Finetune):
         keys = ("current_steps", "loss", "eval_loss", "total_tokens")
         self.assertEqual(self.metrics(broken, *keys), self.metrics(whole, *keys))
 
+    def test_a_run_that_has_ended_is_left_alone(self):
+        for method in ("lisa", "lora"):
+            out = self.home / method
+            self.finetune(out, "--method", method)
+            before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+            status, text, err = self.finetune(out, "--method", method, "--resume")
+            self.assertEqual((status, err), (0, ""))
+            self.assertEqual({path: path.stat().st_mtime_ns for path in out.rglob("*")}, before)
+            self.assertIn(f"its result is {out}", text)
+        result = self.result(out)
+        shutil.rmtree(out / "adapter")
+        self.assertEqual(self.finetune(out, "--method", method, "--resume", "--quiet")[1], "")
+        self.assertEqual(self.result(out), result)
+
+    def test_it_says_from_where(self):
+        out = self.home / "out"
+        self.stopped(5, out)
+        self.assertIn("\ngoes on behind step 5\n", self.finetune(out, "--resume")[1])
+        again = self.home / "again"
+        self.stopped(5, again, times=2)
+        self.assertIn("\nno checkpoint: begins anew\n", self.finetune(again, "--resume")[1])
+
     def test_a_disk_that_is_full_at_once_leaves_nothing(self):
         """Else DIR could be neither begun, not being empty, nor resumed, holding no run."""
         out, replace = self.home / "out", Path.replace
@@ -540,6 +562,31 @@ class Configured(Finetune):
             self.assertEqual((written["steps"], written["seed"], written["save-best"]), expected)
             self.assertEqual((written["max-tokens"], written["lr"]), (32, 1e-3))
 
+    def test_what_a_file_says_otherwise_does_not_hide_the_command_line(self):
+        config = self.home / "c.json"
+        out = self.home / "out"
+        settings = {"model": self.model, "data": self.data, "steps": 2, "valid": self.data}
+        config.write_text(json.dumps(settings, default=str))
+        options = ["--epochs", "3", "--valid-fraction", "0.3", "--batch", "2"]
+        status, text, _ = self.run_with("--config", config, "--out", out, *options)
+        self.assertEqual(status, 0)
+        self.assertIn("8 examples, 3 to validate on; 12 steps", text)
+
+    def test_paths_are_written_from_the_root(self):
+        """A run may be resumed from elsewhere."""
+        before = os.getcwd()
+        self.addCleanup(os.chdir, before)
+        os.chdir(self.home)
+        out = self.home / "out"
+        options = ["--scratch-dir", "scratch", "--steps", "1"]
+        status, _, err = self.run_with("model", "data.jsonl", "--out", "out", *options)
+        if "is in memory, expected a disk" in err:
+            self.skipTest(err)
+        self.assertEqual((status, err), (0, ""))
+        written = json.loads((out / "config.json").read_text())
+        for name in ("model", "data", "scratch-dir"):
+            self.assertTrue(os.path.isabs(written[name]), written[name])
+
     def test_resume_needs_nothing_but_the_directory(self):
         whole, broken = self.home / "whole", self.home / "broken"
         options = ["--patience", "9", "--eval-every", "2", "--seed", "5"]
@@ -647,6 +694,12 @@ class Figures(Finetune):
 
 
 class Refusals(Finetune):
+    def test_validation_that_was_elsewhere(self):
+        out, config = self.home / "out", self.home / "c.json"
+        self.assertEqual(self.finetune(out, "--valid", self.data)[0], 0)
+        config.write_text("{}")
+        self.refused("needs --valid again", out, "--resume", "--config", config)
+
     def refused(self, words, out, *options):
         status, text, err = self.finetune(out, *options)
         self.assertEqual((status, text, err.count("\n")), (1, "", 1), err)
@@ -669,6 +722,10 @@ class Refusals(Finetune):
         with self.data.open("a") as file:
             file.write('{"text": "aa"}\n')
         self.refused("has changed", out, "--resume")
+        about = (out / "run.json").read_text()
+        for damaged in ("", "[]", about[:-9], "\udcff"):
+            (out / "run.json").write_text(damaged, errors="surrogateescape")
+            self.refused("run.json: ", out, "--resume")
         other = self.home / "other"
         self.refused("leaves nothing", other, "--valid-fraction", "1")
         self.refused("need validation", other, "--valid-fraction", "0", "--patience", "1")

@@ -110,7 +110,7 @@ def _complete(options: argparse.Namespace, config: ModelConfig) -> None:
     options.max_tokens = min(options.max_tokens, config.max_positions)
     options.active = min(options.active, config.n_layers)
     options.backend = resolved(options.backend)
-    for name in ("model", "data", "valid"):
+    for name in ("model", "data", "valid", "scratch_dir"):
         if getattr(options, name) is not None:
             setattr(options, name, str(Path(getattr(options, name)).resolve()))
     if options.update_in_backward and (options.accumulate > 1 or options.max_grad_norm > 0):

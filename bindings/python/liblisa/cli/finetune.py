@@ -8,7 +8,7 @@ import contextlib
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any, Dict, Optional
 
 from .._output import write_whole
 from .._version import __version__
@@ -168,8 +168,22 @@ def _take(parsed: argparse.Namespace) -> Taken:
         if not file.is_file():
             raise FileNotFoundError(f"--resume: {parsed.out} holds no run: no {CONFIG_FILE}")
     taken = given.take(parsed, file)
+    for stronger, other in (("epochs", "steps"), ("valid_fraction", "valid")):
+        if hasattr(parsed, stronger) and not hasattr(parsed, other):
+            setattr(taken.options, other, None)  # a file's, which would hide what the line says
     given.require(taken, "model", "data", "out")
     return taken
+
+
+def _read_about(out: Path) -> Dict[str, Any]:
+    path = out / RUN_FILE
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: {error}") from None
+    if not isinstance(about, dict):
+        raise ValueError(f"{path}: expected an object")
+    return about
 
 
 def _check_before(prepared: Prepared, given: Given, about: Dict[str, Any]) -> None:
@@ -183,10 +197,18 @@ def _check_before(prepared: Prepared, given: Given, about: Dict[str, Any]) -> No
     differences = prepared.settings.differences(vars(before))
     if differences:
         raise ValueError(f"--resume: {differences}")
-    said = json.loads((out / RUN_FILE).read_text(encoding="utf-8"))
+    said = _read_about(out)
     for name in ("data", "valid"):
         if said.get(f"{name}_sha256") != about.get(f"{name}_sha256"):
-            raise ValueError(f"--resume: {getattr(options, name)} has changed")
+            now = getattr(options, name)
+            raise ValueError(f"--resume: {now} has changed" if now else "--resume needs --valid again")
+
+
+def _result(out: Path) -> Optional[Path]:
+    """What a run that has ended came to; None where it has not, or its result is gone."""
+    if "steps" not in _read_about(out):
+        return None
+    return next(filter(Path.exists, (out / "model", out / "adapter")), None)
 
 
 def _begin(options: argparse.Namespace, given: Given, about: Dict[str, Any]) -> None:
@@ -236,6 +258,11 @@ def run(parsed: argparse.Namespace) -> int:
     _check_before(prepared, parsed.taken, about)
     if options.dry_run:
         return dry_run(prepared)
+    result = _result(Path(options.out)) if options.resume else None
+    if result is not None:
+        if not options.quiet:
+            print(f"the run has ended before; its result is {result}")
+        return 0
     if prepared.too_much:
         raise ValueError(prepared.too_much)
     shown = progress(options.quiet, options.log_every)
@@ -248,6 +275,9 @@ def run(parsed: argparse.Namespace) -> int:
         else:
             _begin(options, parsed.taken, about)
         shown.note(prepared.words)
+        if options.resume:
+            done = training.done
+            shown.note(f"goes on behind step {done}" if done else "no checkpoint: begins anew")
         with Signals() as signals:  # for the result, too: one that comes late must not cost it
             signal = training.train(signals)
             shown.close()
