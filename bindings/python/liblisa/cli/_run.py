@@ -17,7 +17,7 @@ from .._checkpoint import (
     save_checkpoint,
 )
 from .._context import UNLIMITED_CLASSES, Context
-from .._errors import NotFound
+from .._errors import NonFinite, NotFound
 from .._model import Model
 from .._sampler import Sampler
 from .._train import Batch, Optimizer, StepStats, backward, forward
@@ -127,7 +127,7 @@ class Run:
         if self.done == 0 and self._data.valid:
             self._progress.step(self._metrics.before(self._evaluate()))
         while self.done < self._n_steps and not self._best.gives_up:
-            self._step(self.done)
+            self._guarded_step()
             if self._is_over():
                 break
             every, seen = self._options.save_every, signals.seen  # once: it may come at any time
@@ -225,6 +225,15 @@ class Run:
         result = self._out / ("model" if self._adapter is None else "adapter")
         (self._model if self._adapter is None else self._adapter).save(result)
         return result
+
+    def _guarded_step(self) -> None:
+        """A step, with a word on what helps where it diverges."""
+        step = self.done
+        try:
+            self._step(step)
+        except NonFinite as error:
+            lower = f"try a lower --lr than {self._settings.lr:g}"
+            raise ValueError(f"step {step + 1}: {error}; {lower}") from None
 
     def _step(self, step: int) -> None:
         settings = self._settings
