@@ -14,7 +14,7 @@ from pathlib import Path
 from unittest import mock
 
 import liblisa
-from liblisa.cli import _prepare, _resident, _run
+from liblisa.cli import _metrics, _prepare, _resident, _run
 from liblisa.cli._best import Best
 from liblisa.cli._memory import handles
 from liblisa.cli._settings import Settings
@@ -634,6 +634,19 @@ class Figures(Finetune):
         self.assertEqual(about["liblisa"], liblisa.__version__)
         self.assertEqual(json.loads((out / "config.json").read_text())["lr"], 1e-2)
         self.assertEqual(self.finetune(self.home / "quiet", "--quiet"), (0, "", ""))
+
+    def test_what_is_left_goes_by_steps(self):
+        """A model that takes 50 s to open and to be measured, and steps of 2 s."""
+        stats = mock.Mock(loss=1.0, lr=1.0, grad_norm=1.0, n_active_layers=1)
+        seconds = iter([0, 50, 52, 54])
+        with mock.patch.object(_metrics.time, "monotonic", lambda: next(seconds)):
+            metrics = _metrics.Metrics(self.home / "metrics.jsonl", 10, 10)
+            metrics.before(1.0)
+            measured = _metrics.Measured(108, 2.0, None, 1, None)
+            lines = [metrics.step(step, stats, measured) for step in (1, 2)]
+        self.assertEqual([line["remaining_time"] for line in lines], ["0:00:18", "0:00:16"])
+        self.assertEqual([line["elapsed_time"] for line in lines], ["0:00:52", "0:00:54"])
+        self.assertEqual(lines[-1]["throughput"], 4)
 
     def test_memory_is_written_down_beside_its_plan(self):
         out = self.home / "out"

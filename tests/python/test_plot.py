@@ -88,7 +88,20 @@ class Read(Run):
         self.assertRefused("no step yet")
         self.write(0)
         self.assertRefused("no step yet")
-        for bad in ("nonsense", "[1]", '{"loss": 1}', '{"current_steps": "1"}', "\0"):
+        step = '{"current_steps": 1, "loss": 1'
+        for bad in (
+            "nonsense",
+            "[1]",
+            "[" * 100000,
+            '{"loss": 1}',
+            '{"current_steps": "1"}',
+            '{"current_steps": 0, "eval_loss": null}',
+            step + "}",
+            step + '0, "learning_rate": "x"}',
+            step + ', "learning_rate": 1, "lisa_layers": 3}',
+            step + ', "learning_rate": 1, "lisa_layers": ["3"]}',
+            "\0",
+        ):
             (self.home / "metrics.jsonl").write_text(f"{bad}\n{self.write(2)}")
             self.assertRefused("line 1 is not a step's figures")
         (self.home / "metrics.jsonl").write_bytes(b"\xff\n")
@@ -108,6 +121,12 @@ class Without(Finetune):
             status, text, err = run("plot", out)
         self.assertEqual((status, text, err), (1, "", f"liblisa plot: {NO_PACKAGE}\n"))
         self.assertTrue((out / "model/model.safetensors").exists())
+
+    def test_an_older_matplotlib_costs_nothing(self):
+        with mock.patch.object(_pictures.History, "read", side_effect=TypeError("no height_ratios")):
+            status, text, err = self.finetune(self.home / "out")
+        self.assertEqual((status, err), (0, ""))
+        self.assertIn("no pictures: no height_ratios; then: liblisa plot ", text)
 
 
 @needs_matplotlib
@@ -172,6 +191,8 @@ class Drawn(Run):
         self.assertEqual(_pictures._title(self.home, 8), expected)
         (self.home / "config.json").write_text('{"model": "/x/Llama", "method": "lora"}')
         self.assertEqual(_pictures._title(self.home, 8), "Llama: LoRA, rank ?")
+        (self.home / "config.json").write_text('{"model": 3, "method": []}')
+        self.assertEqual(_pictures._title(self.home, 8), "3: ")
         for broken in ("[]", "{", "{}"):
             (self.home / "config.json").write_text(broken)
             self.assertEqual(_pictures._title(self.home, 8), self.home.name)

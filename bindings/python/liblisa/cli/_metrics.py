@@ -36,11 +36,27 @@ def read_metrics(path: Path) -> List[Dict[str, Any]]:
             break
         try:
             values = json.loads(line.decode("utf-8"))
-            values["current_steps"] + 0
-        except (ValueError, TypeError, KeyError):
-            raise ValueError(f"{path}: line {number} is not a step's figures") from None
+        except (ValueError, RecursionError):
+            values = None
+        if not _is_line(values):
+            raise ValueError(f"{path}: line {number} is not a step's figures")
         found.append(values)
     return found
+
+
+def _is_line(values: Any) -> bool:
+    """An object that has what is read of a line."""
+    if not isinstance(values, dict):
+        return False
+    numbers = {"current_steps"} | (values.keys() & {"loss", "eval_loss"})
+    if "loss" in numbers:
+        numbers.add("learning_rate")
+    layers = values.get("lisa_layers", [])
+    return (
+        all(isinstance(values.get(name), (int, float)) for name in numbers)
+        and isinstance(layers, list)
+        and all(isinstance(layer, int) for layer in layers)
+    )
 
 
 class Metrics:
@@ -49,7 +65,7 @@ class Metrics:
     def __init__(self, path: Path, n_steps: int, per_epoch: int) -> None:
         self._n_steps, self._per_epoch = n_steps, per_epoch
         self._path = path
-        self._begin = time.monotonic()
+        self._begin = self._steps_begin = time.monotonic()
         self._first = 0
         self._first_tokens = 0
         self.tokens = 0  # of all steps that are done
@@ -66,20 +82,22 @@ class Metrics:
 
     def before(self, eval_loss: float) -> Dict[str, Any]:
         """Records what was measured before the first step."""
+        self._steps_begin = time.monotonic()
         return self._write({**self._position(0), "eval_loss": eval_loss})
 
     def step(self, step: int, stats: StepStats, measured: Measured) -> Dict[str, Any]:
         """Records a step, counted from 1, and returns its line."""
         self.tokens += measured.n_tokens
-        seconds = time.monotonic() - self._begin
-        done = step - self._first
+        now = time.monotonic()
+        seconds = now - self._begin
+        step_seconds = (now - self._steps_begin) / (step - self._first)
         throughput = (self.tokens - self._first_tokens) / seconds
         values = {
             **self._position(step),
             "loss": stats.loss,
             "learning_rate": stats.lr,
             "elapsed_time": clock(seconds),
-            "remaining_time": clock(seconds / done * (self._n_steps - step)),
+            "remaining_time": clock(step_seconds * (self._n_steps - step)),
             "throughput": round(throughput, 2),
             "total_tokens": self.tokens,
             "step_tokens": measured.n_tokens,

@@ -231,9 +231,9 @@ def _title(directory: Path, n_layers: int) -> str:
         "lora": "LoRA, rank {rank}",
         "full": "full AdamW",
     }
-    way = ways.get(config.get("method", ""), "")
+    way = ways.get(str(config.get("method")), "")
     way = way.format_map({**_UNKNOWN, **config, "n_layers": n_layers})
-    return f"{Path(config['model']).name}: {way}"
+    return f"{Path(str(config['model'])).name}: {way}"
 
 
 def draw(directory: Path) -> List[Path]:

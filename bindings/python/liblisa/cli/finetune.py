@@ -244,7 +244,7 @@ def _draw(out: Path, quiet: bool) -> None:
     """Pictures, which are not worth a failure of what has been trained and saved."""
     try:
         lines = [str(path) for path in draw(out)]
-    except (ImportError, OSError) as error:
+    except Exception as error:  # whatever an older matplotlib, or another's style, comes to
         lines = [f"no pictures: {error}; then: liblisa plot {out}"]
     if not quiet:
         print(*lines, sep="\n")
