@@ -168,6 +168,25 @@ class Resumed(Finetune):
         self.stopped(5, again, times=2)
         self.assertIn("\nno checkpoint: begins anew\n", self.finetune(again, "--resume")[1])
 
+    def test_a_result_that_cannot_be_written_does_not_cost_the_steps(self):
+        whole, save = self.home / "whole", _run.Run._save
+        self.finetune(whole)
+        full = OSError(28, "No space left on device")
+        for name, saves, kept in (("some", save, [12]), ("none", full, [])):
+            out = self.home / name
+            with mock.patch.object(_run.Model, "save", side_effect=full), mock.patch.object(
+                _run.Run, "_save", autospec=True, side_effect=saves
+            ):
+                status, _, err = self.finetune(out)
+            self.assertEqual((status, err.count("\n"), self.checkpoints(out)), (1, 1, kept))
+            self.assertIn("No space left on device", err)
+            self.assertEqual("--resume writes their result" in err, bool(kept))
+            update = _run.Run._update
+            with mock.patch.object(_run.Run, "_update", autospec=True, side_effect=update) as made:
+                self.assertEqual(self.finetune(out, "--resume")[0], 0)
+            self.assertEqual(made.call_count, 0 if kept else 12)
+            self.assertEqual(self.result(out), self.result(whole))
+
     def test_a_disk_that_is_full_at_once_leaves_nothing(self):
         """Else DIR could be neither begun, not being empty, nor resumed, holding no run."""
         out, replace = self.home / "out", Path.replace

@@ -17,7 +17,7 @@ from .._checkpoint import (
     save_checkpoint,
 )
 from .._context import UNLIMITED_CLASSES, Context
-from .._errors import NonFinite, NotFound
+from .._errors import LisaError, NonFinite, NotFound
 from .._model import Model
 from .._sampler import Sampler
 from .._train import Batch, Optimizer, StepStats, backward, forward
@@ -177,7 +177,12 @@ class Run:
         """Writes the result: a Hugging Face directory, or a PEFT adapter."""
         if self._settings.keeps_best and self._best.step not in (0, self.done):
             self._return_to_best()
-        return self._write()
+            return self._write()
+        try:
+            return self._write()
+        except (LisaError, OSError) as error:
+            self._save_instead(error)
+            raise
 
     @property
     def outcome(self) -> str:
@@ -220,6 +225,12 @@ class Run:
             f"{path}: the checkpoint of step {step}, the best, is gone; "
             f"{self._write()} is of step {self.done}"
         )
+
+    def _save_instead(self, error: Exception) -> None:
+        """Where the result cannot be written, the steps are not lost if a checkpoint can."""
+        with contextlib.suppress(LisaError, OSError):
+            self._save(self._checkpoints, self._options.keep)
+            raise ValueError(f"{error}; the steps are saved, --resume writes their result") from None
 
     def _write(self) -> Path:
         result = self._out / ("model" if self._adapter is None else "adapter")
