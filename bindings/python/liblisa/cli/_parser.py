@@ -73,17 +73,21 @@ def number(least: float, most: float = math.inf) -> Callable[[str], float]:
 
 def whole(text: str) -> int:
     """A number of things, 0 included."""
-    return 0 if text.strip() == "0" else count(text)
+    return _integer(text, 0)
 
 
 def count(text: str) -> int:
     """A number of things: 1 or more."""
+    return _integer(text, 1)
+
+
+def _integer(text: str, least: int) -> int:
     try:
         number = int(text)
     except ValueError:
-        number = 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"expected a number from 1, got {text!r}")
+        number = least - 1
+    if number < least:
+        raise argparse.ArgumentTypeError(f"expected a number from {least}, got {text!r}")
     return number
 
 

@@ -81,7 +81,7 @@ def _add_optimization(group: Group) -> None:
     add("--pack", action=Flag, help="fill sequences up with several examples")
     add("--weight-decay", type=number(0), default=0.0, metavar="X", help="of AdamW (0)")
     add("--max-grad-norm", type=number(0), default=1.0, metavar="X", help="clipping; 0: none (1)")
-    add("--seed", type=int, default=1, metavar="N", help="of data, layers and rounding (1)")
+    add("--seed", type=whole, default=1, metavar="N", help="of data, layers and rounding (1)")
 
 
 def _add_validation(group: Group) -> None:
