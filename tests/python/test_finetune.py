@@ -421,6 +421,11 @@ class Budget(Finetune):
         if "is in memory, expected a disk" not in err:
             self.assertEqual((status, err), (0, ""))
             self.assertIn("3 steps were tried", text)
+        options = ["--scratch-dir", self.home / "new" / "scratch", "--dry-run"]
+        status, text, err = self.finetune(self.home / "out", *options)
+        self.assertEqual(sorted(self.home.rglob("*")), before)
+        if "is in memory, expected a disk" not in err:
+            self.assertEqual((status, err), (0, ""))
 
     def test_auto_is_what_it_comes_to(self):
         out = self.home / "out"

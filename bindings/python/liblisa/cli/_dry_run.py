@@ -39,14 +39,16 @@ def _tried(prepared: Prepared) -> Trial:
 
 def _tried_with_room(prepared: Prepared) -> Trial:
     """The same with a scratch file that was to lie in a directory that is not there yet."""
-    with tempfile.TemporaryDirectory(dir=_existing(Path(prepared.options.out).resolve())) as room:
+    near = _existing(Path(prepared.options.scratch_dir).resolve())
+    with tempfile.TemporaryDirectory(dir=near) as room:
         changed = {**vars(prepared.options), "scratch_dir": room}
         return _tried(prepared._replace(options=argparse.Namespace(**changed)))
 
 
 def _time_words(prepared: Prepared) -> str:
     """How long it would take."""
-    needs_room = "scratch_dir" in prepared.memory.changes
+    scratch = prepared.options.scratch_dir
+    needs_room = scratch is not None and not Path(scratch).exists()
     trial = _tried_with_room(prepared) if needs_room else _tried(prepared)
     return (
         f"{trial.n_steps} steps were tried: {trial.step_seconds:.2f} s a step, "
