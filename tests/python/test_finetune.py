@@ -735,7 +735,9 @@ class Refusals(Finetune):
         options = ["--lr", "1e30", "--max-grad-norm", "0", "--eval-every", "1", "--steps", "9"]
         status, _, err = self.finetune(self.home / "out", *options)
         self.assertEqual(status, 1)
-        self.assertRegex(err, r"^liblisa finetune: step \d: .* not finite.*lower --lr than 1e\+30\n$")
+        self.assertRegex(
+            err, r"^liblisa finetune: step \d: .* not finite.*lower --lr than 1e\+30\n$"
+        )
 
     def test_validation_that_was_elsewhere(self):
         out, config = self.home / "out", self.home / "c.json"

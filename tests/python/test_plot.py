@@ -123,7 +123,9 @@ class Without(Finetune):
         self.assertTrue((out / "model/model.safetensors").exists())
 
     def test_an_older_matplotlib_costs_nothing(self):
-        with mock.patch.object(_pictures.History, "read", side_effect=TypeError("no height_ratios")):
+        with mock.patch.object(
+            _pictures.History, "read", side_effect=TypeError("no height_ratios")
+        ):
             status, text, err = self.finetune(self.home / "out")
         self.assertEqual((status, err), (0, ""))
         self.assertIn("no pictures: no height_ratios; then: liblisa plot ", text)

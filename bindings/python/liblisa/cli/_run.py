@@ -230,7 +230,9 @@ class Run:
         """Where the result cannot be written, the steps are not lost if a checkpoint can."""
         with contextlib.suppress(LisaError, OSError):
             self._save(self._checkpoints, self._options.keep)
-            raise ValueError(f"{error}; the steps are saved, --resume writes their result") from None
+            raise ValueError(
+                f"{error}; the steps are saved, --resume writes their result"
+            ) from None
 
     def _write(self) -> Path:
         result = self._out / ("model" if self._adapter is None else "adapter")

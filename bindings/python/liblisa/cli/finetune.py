@@ -201,7 +201,9 @@ def _check_before(prepared: Prepared, given: Given, about: Dict[str, Any]) -> No
     for name in ("data", "valid"):
         if said.get(f"{name}_sha256") != about.get(f"{name}_sha256"):
             now = getattr(options, name)
-            raise ValueError(f"--resume: {now} has changed" if now else "--resume needs --valid again")
+            raise ValueError(
+                f"--resume: {now} has changed" if now else "--resume needs --valid again"
+            )
 
 
 def _result(out: Path) -> Optional[Path]:
