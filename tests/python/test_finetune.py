@@ -157,6 +157,8 @@ class Resumed(Finetune):
             self.assertIn(f"its result is {out}", text)
         result = self.result(out)
         shutil.rmtree(out / "adapter")
+        self.assertEqual(self.stopped(3, out, "--method", method, "--resume")[0], 130)
+        (out / "adapter").mkdir()  # as one that is killed while it writes leaves it
         self.assertEqual(self.finetune(out, "--method", method, "--resume", "--quiet")[1], "")
         self.assertEqual(self.result(out), result)
 

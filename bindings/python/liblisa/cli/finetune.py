@@ -273,6 +273,7 @@ def run(parsed: argparse.Namespace) -> int:
             Path(options.scratch_dir).mkdir(parents=True, exist_ok=True)
         training.open()
         if options.resume:
+            _write_about(Path(options.out), about)  # it has not ended, or its result is gone
             training.resume()
         else:
             _begin(options, parsed.taken, about)
