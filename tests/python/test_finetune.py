@@ -349,6 +349,27 @@ class BestOne(Finetune):
         self.assertEqual(self.finetune(last, *self.OPTIONS)[0], 0)
         self.assertEqual(self.result(out), self.result(last))
 
+    def test_it_is_written_where_the_run_diverges(self):
+        """In a step, with a window of batches open, and in the validation behind one."""
+        rate = Settings.lr_at
+
+        def wild(settings, step, n_steps):
+            return 1e30 if step >= 5 else rate(settings, step, n_steps)
+
+        options = ["--lr", "1e-3", "--accumulate", "2", "--max-grad-norm", "0", "--save-best"]
+        with mock.patch.object(Settings, "lr_at", wild):
+            for every in ("1", "5"):
+                out = self.home / every
+                status, _, err = self.finetune(out, *options, "--eval-every", every)
+                self.assertEqual((status, err.count("\n")), (1, 1))
+                self.assertIn("not finite", err)
+                best = int(re.search(r"model is the best, of step (\d)\n", err).group(1))
+                self.assertLessEqual(best, 5)
+                short = self.home / f"short-{every}"
+                with mock.patch.object(_run.Run, "_is_over", lambda run: run.done == best):
+                    self.finetune(short, *options, "--eval-every", every)
+                self.assertEqual(self.result(out), self.result(short))
+
     def test_none_was_measured(self):
         out = self.home / "out"
         with mock.patch.object(_run.Run, "_evaluate", return_value=math.nan):

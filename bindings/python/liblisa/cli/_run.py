@@ -240,13 +240,17 @@ class Run:
         return result
 
     def _guarded_step(self) -> None:
-        """A step, with a word on what helps where it diverges."""
+        """A step; where it diverges the best is written, which --resume would not come to again."""
         step = self.done
         try:
             self._step(step)
         except NonFinite as error:
             lower = f"try a lower --lr than {self._settings.lr:g}"
-            raise ValueError(f"step {step + 1}: {error}; {lower}") from None
+            said = f"step {step + 1}: {error}; {lower}"
+            if self._settings.keeps_best and self._best.step:
+                self._return_to_best()
+                said += f"; {self._write()} is the best, of step {self._best.step}"
+            raise ValueError(said) from None
 
     def _step(self, step: int) -> None:
         settings = self._settings
