@@ -65,7 +65,8 @@ class Metrics:
     def __init__(self, path: Path, n_steps: int, per_epoch: int) -> None:
         self._n_steps, self._per_epoch = n_steps, per_epoch
         self._path = path
-        self._begin = self._steps_begin = time.monotonic()
+        self._begin = time.monotonic()
+        self._steps_begin: Optional[float] = None  # of the first step of this process
         self._first = 0
         self._first_tokens = 0
         self.tokens = 0  # of all steps that are done
@@ -82,7 +83,6 @@ class Metrics:
 
     def before(self, eval_loss: float) -> Dict[str, Any]:
         """Records what was measured before the first step."""
-        self._steps_begin = time.monotonic()
         return self._write({**self._position(0), "eval_loss": eval_loss})
 
     def step(self, step: int, stats: StepStats, measured: Measured) -> Dict[str, Any]:
@@ -90,6 +90,8 @@ class Metrics:
         self.tokens += measured.n_tokens
         now = time.monotonic()
         seconds = now - self._begin
+        if self._steps_begin is None:
+            self._steps_begin = now - measured.seconds
         step_seconds = (now - self._steps_begin) / (step - self._first)
         throughput = (self.tokens - self._first_tokens) / seconds
         values = {
