@@ -208,7 +208,7 @@ class Resumed(Finetune):
     def test_a_signal_between_two_looks_at_it(self):
         """It is saved for, or not yet noticed: never noticed and not saved for."""
         looks = iter([None, signal.SIGINT])
-        seen = mock.PropertyMock(side_effect=lambda *_: next(looks, signal.SIGINT))
+        seen = mock.PropertyMock(side_effect=lambda *new: new or next(looks, signal.SIGINT))
         out = self.home / "out"
         with mock.patch.object(_run.Signals, "__init__", lambda signals: None), mock.patch.object(
             _run.Signals, "_before", [], create=True

@@ -20,7 +20,8 @@ from ._pictures import draw
 from ._prepare import Prepared, prepare
 from ._progress import progress
 from ._report import amount
-from ._run import Run, Signals
+from ._run import Run
+from ._signals import Signals
 
 NAME = "finetune"
 HELP = "train a model on a file of examples"
@@ -210,7 +211,7 @@ def _result(out: Path) -> Optional[Path]:
     """What a run that has ended came to; None where it has not, or its result is gone."""
     if "steps" not in _read_about(out):
         return None
-    return next(filter(Path.exists, (out / "model", out / "adapter")), None)
+    return next((path for path in (out / "model", out / "adapter") if path.exists()), None)
 
 
 def _begin(options: argparse.Namespace, given: Given, about: Dict[str, Any]) -> None:
