@@ -141,6 +141,7 @@ class Terminal(Speaking):
     def start(self, *words):
         pid, self.fd = pty.fork()
         if pid == 0:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # which a job in the background ignores
             os.chdir(ROOT / "tests/python")
             command = [sys.executable, "talking.py", *map(str, words)]
             os.execve(

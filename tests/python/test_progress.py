@@ -204,7 +204,12 @@ class RealTerminal(unittest.TestCase):
             env.pop(name, None)
         env["PYTHONUTF8"] = "1"
         child = subprocess.Popen(
-            [sys.executable, "-c", CHILD], stdout=child_end, stderr=subprocess.PIPE, env=env
+            [sys.executable, "-c", CHILD],
+            stdout=child_end,
+            stderr=subprocess.PIPE,
+            env=env,
+            # Which a job in the background ignores.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         os.close(child_end)
         self.addCleanup(child.stderr.close)
