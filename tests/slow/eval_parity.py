@@ -138,7 +138,7 @@ class Requests(Pair):
 
     def test_refusals(self):
         for options, words in (
-            ({"num_beams": 4}, "not implemented in generation: num_beams"),
+            ({"num_beams": 4}, "generation does not take: num_beams"),
             ({"max_gen_toks": MAX_LENGTH}, "no room"),
         ):
             with self.assertRaisesRegex(ValueError, words):

@@ -36,7 +36,7 @@ def _generation(given: Dict[str, Any], max_gen_toks: int) -> Tuple[List[str], Di
     sampling = {name: left.pop(name) for name in _SAMPLING if left.get(name) is not None}
     do_sample = left.pop("do_sample", None)
     if left:
-        raise ValueError(f"not implemented in generation: {', '.join(left)}")
+        raise ValueError(f"generation does not take: {', '.join(left)}")
     if do_sample is False or not (do_sample or sampling.get("temperature")):
         sampling = {}
     elif "temperature" not in sampling:
