@@ -5,14 +5,7 @@
 # The demo's model is looked at where `make demo` has left it.
 . "$(dirname "$0")/../support/shell.sh"
 
-export LISA_LIBRARY=${LISA_LIBRARY:-$BUILD/liblisa.so}
-export PYTHONPATH=$top/bindings/python PYTHONDONTWRITEBYTECODE=1
-
-for python in "${LISA_DATA_PYTHON:-$top/build/demo/venv/bin/python}" "${PYTHON:-python3}"; do
-    "$python" -c 'import jinja2, tokenizers' 2>/dev/null && break
-    python=
-done
-[ -n "$python" ] || skip "no Python with tokenizers and jinja2 (LISA_DATA_PYTHON)"
+package_python LISA_DATA_PYTHON jinja2,tokenizers
 model=$top/build/demo/SmolLM2-135M-Instruct
 cases() { "${2:-$python}" "$top/tests/slow/data_tokens.py" "$1"; }
 inspect() { "$python" -m liblisa inspect-data "$@"; }

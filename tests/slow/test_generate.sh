@@ -4,14 +4,7 @@
 # The demo's model speaks where `make demo` has left it.
 . "$(dirname "$0")/../support/shell.sh"
 
-export LISA_LIBRARY=${LISA_LIBRARY:-$BUILD/liblisa.so}
-export PYTHONPATH=$top/bindings/python PYTHONDONTWRITEBYTECODE=1
-
-for python in "${LISA_DATA_PYTHON:-$top/build/demo/venv/bin/python}" "${PYTHON:-python3}"; do
-    "$python" -c 'import jinja2, tokenizers' 2>/dev/null && break
-    python=
-done
-[ -n "$python" ] || skip "no Python with tokenizers and jinja2 (LISA_DATA_PYTHON)"
+package_python LISA_DATA_PYTHON jinja2,tokenizers
 model=$top/build/demo/SmolLM2-135M-Instruct
 cases() { "$python" "$top/tests/slow/generate_text.py" "$1"; }
 lisa() { "$python" -m liblisa "$@"; }

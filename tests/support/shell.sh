@@ -2,6 +2,8 @@
 #   check "what is promised" COMMAND...      COMMAND must succeed
 #   same "what" FILE FILE                     the files must be equal
 #   skip "why"                                ends the script as skipped
+#   package_python VARIABLE MODULES           sets $python: $VARIABLE, the demo's, PYTHON or python3,
+#                                             the first with all of MODULES (a,b); none: skipped
 #   finish                                    closes; the script's last command
 # $work is a directory that goes away with the script, $top the source tree, $BUILD the build.
 
@@ -33,6 +35,15 @@ same() {
 skip() {
     echo "$1"
     exit 77
+}
+
+package_python() {
+    export LISA_LIBRARY=${LISA_LIBRARY:-$BUILD/liblisa.so}
+    export PYTHONPATH=$top/bindings/python PYTHONDONTWRITEBYTECODE=1
+    for python in "${!1:-$top/build/demo/venv/bin/python}" "${PYTHON:-python3}"; do
+        "$python" -c "import $2" 2>/dev/null && return
+    done
+    skip "no Python with $2 ($1)"
 }
 
 finish() {
