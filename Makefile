@@ -427,14 +427,17 @@ installcheck: $(static) $(shared)
 	@$(run_tests) tests/install/test_install.sh
 
 # The Python package with the library inside it. It is built in an environment of its own.
-# GLIBC=2.28 links it for systems from that C library on, by Zig (pip install ziglang).
+# GLIBC=2.28 links it for systems from that C library on, by Zig (pip install ziglang);
+# WITH_CUDA=1 puts the CUDA backend beside it, which is as new as this system.
 .PHONY: wheel
 WHEEL_DIR ?= build/wheel
 ZIG ?= $(PYTHON) -m ziglang
 machine = $(firstword $(subst -, ,$(shell $(CC) -dumpmachine)))
 wheel_library := $(B)/$(if $(GLIBC),glibc-$(GLIBC)/)$(realname)
-wheel: $(wheel_library)
-	@PYTHON='$(PYTHON)' \
+wheel_module := $(if $(WITH_CUDA),$(cuda_module))
+wheel: $(wheel_library) $(wheel_module)
+	$(if $(and $(WITH_CUDA),$(GLIBC)),$(error WITH_CUDA=1 goes with no GLIBC=: nvcc links for this system))
+	@PYTHON='$(PYTHON)' WHEEL_MODULE='$(wheel_module)' \
 	    WHEEL_PLATFORM='$(if $(GLIBC),manylinux_$(subst .,_,$(GLIBC))_$(machine))' \
 	    bindings/python/wheel.sh '$(wheel_library)' '$(WHEEL_DIR)' \
 	    $(foreach t,$(third:$(B)/third/%.o=%),$(t)='$(licence_of_$(t))')

@@ -1,8 +1,8 @@
 #!/bin/bash
 # Makes a wheel that carries the library: `make wheel`.
 # Usage: wheel.sh LIBRARY OUTPUT_DIRECTORY [NAME=LICENCE_FILE...]
-# The licences are those of what the library holds copies of. WHEEL_PLATFORM is the platform that the
-# wheel is for; by default this one.
+# The licences are those of what the library holds copies of. WHEEL_MODULE is a backend to go beside the
+# library; by default none. WHEEL_PLATFORM is the platform that the wheel is for; by default this one.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 library=$1 output=$2
@@ -17,6 +17,9 @@ cp "$here/pyproject.toml" "$here/setup.py" "$here/../../LICENSE" "$work/source"
     tar -C "$here" -cf - -T - | tar -C "$work/source" -xf -
 soname=$(objdump -p "$library" | sed -n 's/^ *SONAME *//p')
 strip --strip-unneeded -o "$work/source/liblisa/$soname" "$library"
+if [ -n "${WHEEL_MODULE-}" ]; then
+    strip --strip-unneeded -o "$work/source/liblisa/$(basename "$WHEEL_MODULE")" "$WHEEL_MODULE"
+fi
 for licence in "$@"; do
     if [ -e "${licence#*=}" ]; then
         cp "${licence#*=}" "$work/source/LICENSE.${licence%%=*}"

@@ -53,6 +53,20 @@ if $zig version >/dev/null 2>&1; then
 else
     echo "left out: a wheel for older systems (ziglang)"
 fi
+# Built by nvcc, or the tests' own for a machine without it.
+module=$(ls "$BUILD"/{lisa,cuda/host}/liblisa-cuda.so 2>/dev/null | head -1)
+if [ -n "$module" ]; then
+    refused() { "$venv/bin/liblisa" plan "$top/tests/data/llama-tied" --backend cuda 2>&1 | grep -q 'no liblisa-cuda'; }
+    check "a plan for a device is refused without its backend" refused
+    with_module() {
+        WHEEL_MODULE=$module "$top/bindings/python/wheel.sh" "$BUILD/liblisa.so" "$work/wheel"
+    }
+    check "a wheel with a backend" with_module
+    check "it installs in its place" pip install --no-index --force-reinstall "$work"/wheel/liblisa-*.whl
+    check "and plans for a device" "$venv/bin/liblisa" plan "$top/tests/data/llama-tied" --backend cuda
+else
+    echo "left out: a wheel with a backend (make cuda, or the tests' own, built none)"
+fi
 has_hints() { installed | grep -q '/liblisa/py\.typed$'; }
 check "type checkers see its hints" has_hints
 check "the command is there" "$venv/bin/liblisa" plan "$top/tests/data/llama-tied" --json
