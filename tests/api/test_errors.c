@@ -700,6 +700,8 @@ START_TEST(test_what_is_no_checkpoint) {
     FAILS(LISA_E_FORMAT, "lisa.blob", lisa_checkpoint_blob(found, blob, sizeof blob));
     spoil(found, "lisa.meta");
     FAILS(LISA_E_FORMAT, "is no checkpoint", lisa_checkpoint_verify(found, NULL));
+    OK(lisa_checkpoint_find(directory, found, sizeof found));
+    ck_assert_ptr_nonnull(strstr(found, "000001"));
     snprintf(path, sizeof path, "%s/config.json", directory);
     write_text(path, "[]");
     FAILS(LISA_E_FORMAT, "an object expected", lisa_model_config_read(&config, directory));

@@ -187,23 +187,28 @@ static int run_adapter(scenario *s, const rig_spec *spec) {
     return 1;
 }
 
+/* Everything that a training takes, in the scenario's own memory; 1 when all is there. */
+static int open_all(scenario *s, const rig_spec *spec, const int32_t *tokens) {
+    lisa_context_options context = spec->context;
+    context.alloc = scenario_alloc;
+    context.release = scenario_release;
+    context.alloc_user = &s->memory;
+    TRY(s, lisa_context_create(&s->context, &context));
+    TRY(s, lisa_model_open(&s->model, s->context, scenario_dir, &spec->model));
+    TRY(s, lisa_optimizer_create(&s->optimizer, s->model, &spec->optimizer));
+    TRY(s, lisa_batch_create(&s->batch, s->model, 2, 11, &spec->batch));
+    TRY(s, lisa_batch_set(s->batch, tokens, NULL, 2, 11));
+    return 1;
+}
+
 /* 1 when it came to its end. */
-static int run(scenario *s, const rig_spec *given) {
-    rig_spec spec = *given;
+static int run(scenario *s, const rig_spec *spec) {
     int32_t tokens[22], generated[4];
     uint32_t n_generated = 0;
     double loss = 0;
-    spec.context.alloc = scenario_alloc;
-    spec.context.release = scenario_release;
-    spec.context.alloc_user = &s->memory;
-    rig_random_tokens(tokens, 22, spec.config.vocab_size, 3);
-    TRY(s, plan(&spec));
-    TRY(s, lisa_context_create(&s->context, &spec.context));
-    TRY(s, lisa_model_open(&s->model, s->context, scenario_dir, &spec.model));
-    TRY(s, lisa_optimizer_create(&s->optimizer, s->model, &spec.optimizer));
-    TRY(s, lisa_batch_create(&s->batch, s->model, 2, 11, &spec.batch));
-    TRY(s, lisa_batch_set(s->batch, tokens, NULL, 2, 11));
-    if (!run_training(s))
+    rig_random_tokens(tokens, 22, spec->config.vocab_size, 3);
+    TRY(s, plan(spec));
+    if (!open_all(s, spec, tokens) || !run_training(s))
         return 0;
     TRY(s, lisa_model_evaluate(s->model, s->batch, &loss, NULL, NULL));
     lisa_generate_options options;
@@ -211,7 +216,7 @@ static int run(scenario *s, const rig_spec *given) {
     options.max_new_tokens = 4;
     TRY(s, lisa_model_generate(s->model, tokens, 5, &options, generated, &n_generated));
     TRY(s, lisa_model_save(s->model, in_scenario_dir("out"), NULL));
-    return run_adapter(s, &spec);
+    return run_adapter(s, spec);
 }
 
 static void clear(scenario *s) {

@@ -34,11 +34,48 @@ START_TEST(test_every_allocation) {
 }
 END_TEST
 
+/* A life that begins with another's checkpoint; of the embedding rows come as they are needed. */
+static int come_back(scenario *s, const rig_spec *spec, const int32_t *tokens) {
+    if (!open_all(s, spec, tokens))
+        return 0;
+    TRY(s, load_checkpoint(s, 1));
+    return 1;
+}
+
+START_TEST(test_every_allocation_of_a_return) {
+    rig_spec spec;
+    int32_t tokens[22];
+    make_scenario_dir(&spec);
+    spec.optimizer.embedding_rows = 22;
+    rig_random_tokens(tokens, 22, spec.config.vocab_size, 3);
+    memset(&calm, 0, sizeof calm);
+    ck_assert(open_all(&calm, &spec, tokens));
+    OK(set_and_step(&calm, 0));
+    OK(save_checkpoint(&calm, 1));
+    read_weights(&calm);
+    clear(&calm);
+    for (uint64_t at = 1;; at += stride()) {
+        memset(&disturbed, 0, sizeof disturbed);
+        disturbed.expects = is_no_memory;
+        disturbed.once = !_i;
+        disturbed.memory.fail_at = at;
+        disturbed.memory.for_ever = _i;
+        const int ended = come_back(&disturbed, &spec, tokens);
+        assert_left(&disturbed, &calm, ended, "allocation", at);
+        if (disturbed.memory.n_failed == 0)
+            break;
+        ck_assert(!ended || !_i);
+    }
+    remove_scenario_dir();
+}
+END_TEST
+
 static Suite *make_suite(void) {
     Suite *suite = suite_create("out of memory");
     TCase *tcase = tcase_create("fault loop");
     tcase_set_timeout(tcase, 120);
     tcase_add_loop_test(tcase, test_every_allocation, 0, 2);
+    tcase_add_loop_test(tcase, test_every_allocation_of_a_return, 0, 2);
     suite_add_tcase(suite, tcase);
     return suite;
 }
