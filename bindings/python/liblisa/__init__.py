@@ -52,7 +52,7 @@ from ._choices import (
     Weights,
 )
 from ._config import ModelConfig
-from ._context import MEMORY_CLASSES, Context, MemoryUse
+from ._context import MEMORY_CLASSES, UNLIMITED_CLASSES, Context, MemoryUse
 from ._errors import (
     AbiError,
     BackendError,
@@ -130,6 +130,7 @@ __all__ = [
     "StepStats",
     "Target",
     "TensorInfo",
+    "UNLIMITED_CLASSES",
     "Unsupported",
     "Weights",
     "__version__",
