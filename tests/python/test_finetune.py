@@ -14,6 +14,7 @@ from pathlib import Path
 from unittest import mock
 
 import liblisa
+from liblisa._output import own_directory
 from liblisa.cli import _metrics, _prepare, _resident, _run
 from liblisa.cli._best import Best
 from liblisa.cli._memory import handles
@@ -796,10 +797,17 @@ class Refusals(Finetune):
         other = self.home / "other"
         self.refused("leaves nothing", other, "--valid-fraction", "1")
         self.refused("need validation", other, "--valid-fraction", "0", "--patience", "1")
+        self.refused("--eval-every", other, "--eval-every", "0", "--patience", "1")
         self.refused("no label counts", other, "--max-tokens", "2")
         self.refused("needs --accumulate 1", other, "--update-in-backward")
         self.refused("are missing even with", other, "--budget", "100K")
         self.assertFalse(other.exists())
+
+    def test_a_directory_is_one_process_s(self):
+        out = self.home / "out"
+        with own_directory(out):
+            self.refused("another process", out)
+        self.assertEqual(list(out.iterdir()), [])
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import secrets
 import shutil
@@ -27,6 +28,24 @@ def _mode_of_empty(out: Path, path: Path) -> int:
         what = "a mount point" if out.is_mount() else "the working directory"
         raise FileExistsError(f"{path} is {what} and stays in its place: give a directory in it")
     return stat.S_IMODE(out.stat().st_mode)
+
+
+@contextlib.contextmanager
+def own_directory(path: Path) -> Iterator[None]:
+    """A directory, made if need be, that no other process has until the block ends."""
+    path.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise FileExistsError(f"{path}: another process is at work there") from None
+    except OSError:
+        pass  # a file system without locks
+    try:
+        yield
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager

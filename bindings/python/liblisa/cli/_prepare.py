@@ -101,6 +101,8 @@ def _data(options: argparse.Namespace, config: ModelConfig) -> Data:
         train, valid = split(train, options.valid_fraction, options.seed)
     if (options.save_best or options.patience is not None) and not valid:
         raise ValueError("--patience and --save-best need validation: --valid, --valid-fraction")
+    if options.patience is not None and options.eval_every == 0:
+        raise ValueError("--patience waits for validations on the way: --eval-every")
     return Data(pack(train, options.max_tokens) if options.pack else train, valid)
 
 

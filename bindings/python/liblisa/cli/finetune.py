@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any, Dict, Optional
 
-from .._output import write_whole
+from .._output import own_directory, write_whole
 from .._version import __version__
 from ._dry_run import dry_run
 from ._given import Given, Taken
@@ -217,7 +217,6 @@ def _result(out: Path) -> Optional[Path]:
 def _begin(options: argparse.Namespace, given: Given, about: Dict[str, Any]) -> None:
     """Writes down what the run is, so that it can be resumed, before it takes a step."""
     out = Path(options.out)
-    out.mkdir(parents=True, exist_ok=True)
     try:
         _write_about(out, about)
         given.write(out / CONFIG_FILE, options)
@@ -269,10 +268,11 @@ def run(parsed: argparse.Namespace) -> int:
     if prepared.too_much:
         raise ValueError(prepared.too_much)
     shown = progress(options.quiet, options.log_every)
-    with Run(prepared, shown) as training, shown:
+    with Run(prepared, shown) as training, shown, contextlib.ExitStack() as held:
         if options.scratch_dir is not None:
             Path(options.scratch_dir).mkdir(parents=True, exist_ok=True)
         training.open()
+        held.enter_context(own_directory(Path(options.out)))
         if options.resume:
             _write_about(Path(options.out), about)  # it has not ended, or its result is gone
             training.resume()
