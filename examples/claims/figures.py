@@ -1,0 +1,227 @@
+"""The pictures of docs/results.md, of the result lines alone. Needs matplotlib.
+
+SPDX-License-Identifier: MIT
+"""
+
+from __future__ import annotations
+
+import statistics
+from pathlib import Path
+from typing import Any, Dict, List, Sequence, Tuple
+
+import matplotlib
+
+matplotlib.use("Agg")
+from matplotlib import pyplot  # noqa: E402
+
+import studies  # noqa: E402
+from intervals import loss_of  # noqa: E402
+from lines import NotYet, Result, Results  # noqa: E402
+from tables import (  # noqa: E402
+    MIB,
+    PHASES,
+    Group,
+    group_of,
+    groups_of,
+    mean_norms,
+    norm_results,
+    phases,
+)
+
+# Okabe and Ito's, which people who see colours otherwise can tell apart.
+COLOURS = {
+    "LISA": "#0072B2",
+    "LoRA r 16": "#D55E00",
+    "LoRA r 128": "#E69F00",
+    "full AdamW": "#009E73",
+}
+MEMORY = {  # classes as they are drawn beside the weights: what belongs together
+    "gradients": ("gradients",),
+    "optimizer": ("moments", "low bits"),
+    "activations": ("activations", "recompute", "logits"),
+    "the rest": ("workspace", "evaluation", "staging"),
+}
+SHADES = ("#4C4C4C", "#0072B2", "#56B4E9", "#E69F00", "#BBBBBB")
+SMOOTH = 10  # steps of a mean of training losses
+STYLE = {
+    "font.size": 10,
+    "axes.titlesize": 11,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#E4E4E4",
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "svg.hashsalt": "liblisa",  # the same lines come to the same file
+    "svg.fonttype": "none",
+}
+
+
+def draw_all(results: Results, directory: Path) -> None:
+    """Every picture whose runs are through."""
+    directory.mkdir(parents=True, exist_ok=True)
+    with matplotlib.rc_context(STYLE):
+        for name, draw in PICTURES.items():
+            path = directory / f"{name}.svg"
+            try:
+                figure = draw(results)
+            except NotYet:
+                print(f"not measured yet: {path}")
+                continue
+            figure.savefig(path, metadata={"Date": None})
+            pyplot.close(figure)
+
+
+def _panels(n: int, **options: Any) -> Tuple[Any, Sequence[Any]]:
+    figure, axes = pyplot.subplots(1, n, figsize=(4.8 * n, 3.8), layout="constrained", **options)
+    return figure, axes if n > 1 else [axes]
+
+
+def _mean_curve(runs: List[Result], key: str) -> Tuple[List[int], List[float]]:
+    by_step: Dict[int, List[float]] = {}
+    for run in runs:
+        for line in run.of(key):
+            by_step.setdefault(line["step"], []).append(line[key])
+    return list(by_step), [statistics.fmean(values) for values in by_step.values()]
+
+
+def _smoothed(values: List[float]) -> List[float]:
+    return [statistics.fmean(values[max(0, i - SMOOTH + 1) : i + 1]) for i in range(len(values))]
+
+
+def draw_curves(results: Results) -> Any:
+    """Training losses as the paper draws them, and losses of the part to choose by."""
+    figure, axes = _panels(len(studies.TEXTS))
+    for axis, text in zip(axes, studies.TEXTS):
+        for name, (runs,) in groups_of(results, text).items():
+            steps, losses = _mean_curve(runs, "loss")
+            axis.plot(steps, _smoothed(losses), color=COLOURS[name], linewidth=1, alpha=0.6)
+            steps, losses = _mean_curve(runs, "valid")
+            axis.plot(steps, losses, color=COLOURS[name], marker="o", markersize=4, label=name)
+        axis.set(title=text, xlabel="step of 512 tokens", ylabel="loss")
+    axes[-1].legend()
+    return figure
+
+
+def draw_rates(results: Results) -> Any:
+    """Losses by which the rates were chosen."""
+    figure, axes = _panels(len(studies.TEXTS))
+    for axis, text in zip(axes, studies.TEXTS):
+        for name in studies.BASE:
+            runs = studies.sweep(results, studies.method(text, name)).runs
+            points = sorted((run.lr, studies.chosen_by(results.need(run))) for run in runs)
+            axis.plot(*zip(*points), marker="o", color=COLOURS[name], label=name)
+        axis.set(title=text, xscale="log", xlabel="learning rate", ylabel="loss to choose by")
+    axes[-1].legend()
+    return figure
+
+
+def draw_ablation(results: Results) -> Any:
+    """A line for each number of layers over the steps of a period."""
+    found = studies.table(studies.best_of(results, studies.TEXTS[0], "LISA"))
+    figure, (axis,) = _panels(1)
+    places = range(len(studies.INTERVALS))
+    for active, shade in zip(studies.ACTIVE, ("#9ECAE1", "#4292C6", "#0072B2", "#08306B")):
+        runs = [results.need(found[active, interval]) for interval in studies.INTERVALS]
+        losses = [loss_of(run.end["test"]) for run in runs]
+        axis.plot(places, losses, marker="o", color=shade, label=f"γ = {active}")
+    axis.set_xticks(places, [*map(str, studies.INTERVALS[:-1]), "never"])
+    axis.set(xlabel="K, steps between two draws", ylabel="held-out loss")
+    axis.legend()
+    return figure
+
+
+def _draw_differences(axis: Any, groups: Dict[str, Group]) -> None:
+    """Of all to the first, with their intervals, from the top down."""
+    first, *others = groups.values()
+    for place, group in enumerate(others):
+        estimate = group.than(first)
+        axis.errorbar(
+            [estimate.value],
+            [-place],
+            xerr=[estimate.half],
+            marker="o",
+            capsize=3,
+            color=COLOURS["LISA"],
+        )
+    axis.set_yticks([-place for place in range(len(others))], list(groups)[1:])
+    axis.axvline(0, color="#555555", linewidth=1)
+    axis.set_xlabel(f"held-out loss more than {next(iter(groups))}")
+
+
+def draw_sampling(results: Results) -> Any:
+    """Samplings against uniform, and what trains all the time against both."""
+    best = studies.best_of(results, studies.TEXTS[0], "LISA")
+    figure, axes = _panels(2)
+    for axis, specs in zip(axes, (studies.samplings(best), studies.always(results))):
+        groups = {name: group_of(results, spec) for name, spec in specs.items()}
+        _draw_differences(axis, groups)
+    return figure
+
+
+def draw_norms(results: Results) -> Any:
+    """Figure 2 of the paper: mean weight norms by group, and what moved them."""
+    shapes = norm_results(results)
+    figure, axes = _panels(len(shapes))
+    for axis, (shape, runs) in zip(axes, shapes.items()):
+        for name, run in runs.items():
+            values = mean_norms(run, "norms")
+            frozen = ", frozen base" if run.spec.method == "lora" else ""
+            axis.plot(values, color=COLOURS[name], marker=".", label=name + frozen)
+            if run.spec.method == "lora":
+                trained = [value or None for value in mean_norms(run, "adapter")]
+                label = f"{name}, A and B alone"
+                axis.plot(trained, color=COLOURS[name], linestyle="--", label=label)
+        axis.set(title=f"{shape}'s shape", yscale="log", ylabel="mean norm over training")
+        axis.set_xticks([0, len(values) - 1], ["embedding", "head"])
+        axis.legend()
+    return figure
+
+
+def _draw_bars(axis: Any, names: List[str], parts: Dict[str, List[float]]) -> None:
+    """One on the other, from the bottom up."""
+    below = [0.0] * len(names)
+    for (part, heights), shade in zip(parts.items(), SHADES):
+        axis.bar(names, heights, bottom=below, color=shade, label=part, width=0.6)
+        below = [a + b for a, b in zip(below, heights)]
+    axis.legend()
+
+
+def draw_memory(results: Results) -> Any:
+    """Planned bytes, by class, as the paper's bars."""
+    groups = groups_of(results, studies.TEXTS[0])
+    runs = [group.runs[0] for group in groups.values()]
+    weights = [run.begin["planned"].get("private weights", 0) for run in runs]
+    parts = {
+        "weights": [(n + studies.still_mapped(run)) / MIB for n, run in zip(weights, runs)],
+        **{
+            part: [sum(run.begin["planned"].get(c, 0) for c in classes) / MIB for run in runs]
+            for part, classes in MEMORY.items()
+        },
+    }
+    figure, (axis,) = _panels(1)
+    _draw_bars(axis, list(groups), parts)
+    axis.set_ylabel("MiB")
+    return figure
+
+
+def draw_time(results: Results) -> Any:
+    """Seconds of a step, by phase."""
+    found = {name: parts for name, parts in phases(results).items() if name in studies.BASE}
+    figure, (axis,) = _panels(1)
+    parts = {phase: [times[phase] for times in found.values()] for phase in PHASES[1:]}
+    _draw_bars(axis, list(found), parts)
+    axis.set_ylabel("seconds of a step")
+    return figure
+
+
+PICTURES = {
+    "curves": draw_curves,
+    "rates": draw_rates,
+    "ablation": draw_ablation,
+    "sampling": draw_sampling,
+    "norms": draw_norms,
+    "memory": draw_memory,
+    "time": draw_time,
+}
