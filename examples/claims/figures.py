@@ -91,13 +91,13 @@ def _smoothed(values: List[float]) -> List[float]:
 
 
 def draw_curves(results: Results) -> Any:
-    """Training losses as the paper draws them, and losses of the part to choose by."""
+    """Training losses as the paper draws them, of all seeds; losses to choose by, of the first."""
     figure, axes = _panels(len(studies.TEXTS))
     for axis, text in zip(axes, studies.TEXTS):
         for name, (runs,) in groups_of(results, text).items():
             steps, losses = _mean_curve(runs, "loss")
             axis.plot(steps, _smoothed(losses), color=COLOURS[name], linewidth=1, alpha=0.6)
-            steps, losses = _mean_curve(runs, "valid")
+            steps, losses = _mean_curve(runs[:1], "valid")
             axis.plot(steps, losses, color=COLOURS[name], marker="o", markersize=4, label=name)
         axis.set(title=text, xlabel="step of 512 tokens", ylabel="loss")
     axes[-1].legend()

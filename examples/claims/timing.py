@@ -33,6 +33,6 @@ def timing(methods: Dict[str, Spec], text: Text, model: Path, path: Path) -> Non
             for name, training in trainings.items():
                 step = training.step(number, row)
                 if number >= WARM:
-                    seconds = [round(part, 4) for part in step.seconds]
+                    seconds = [round(part, 6) for part in step.seconds]
                     writer.add({"method": name, "tokens": len(row.tokens), "seconds": seconds})
         writer.add({"rounds": ROUNDS})

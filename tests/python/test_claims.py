@@ -122,6 +122,11 @@ class Runs(unittest.TestCase):
         for name in ("gradients", "moments", "activations"):
             self.assertEqual(held[name], planned[name], name)
 
+    def test_other_seeds_are_measured_at_the_end_alone(self):
+        for spec in (replace(TINY, seed=2), replace(TINY, draws=7)):
+            result = self.run_to_end(spec).get(spec)
+            self.assertEqual([line["step"] for line in result.of("valid")], [10])
+
     def test_the_untouched_model_scores_as_before_the_first_step(self):
         spec = replace(TINY, method="none", lr=0.0)
         untouched = self.run_to_end(spec).get(spec)

@@ -68,6 +68,12 @@ if python=$(environment mypy "$newest" "$checker" 2>"$work/pip.log"); then
         check "types for Python $version ($checker)" "$python" -m mypy --python-version "$version" \
             --config-file bindings/python/pyproject.toml --cache-dir "$work/mypy" \
             bindings/python/liblisa
+        types_of_claims() {
+            MYPYPATH=bindings/python "$python" -m mypy --python-version "$version" \
+                --config-file bindings/python/pyproject.toml --cache-dir "$work/mypy" \
+                examples/claims/*.py
+        }
+        check "types of examples/claims for Python $version" types_of_claims
     done
 else
     echo "left out: $checker for Python 3.${found[-1]%% *}: $(tail -n 1 "$work/pip.log")"
