@@ -12,7 +12,6 @@ import platform
 import resource
 import shutil
 import sys
-import time
 from pathlib import Path
 from typing import Any, Dict, List
 
@@ -125,6 +124,8 @@ class Run:
             step = training.step(self._done, row)
             self._done += 1
             writer.add(self._of_step(step))
+            if self._done % MEASURE_EVERY == 0:
+                self._say(f"loss {step.loss:.4f} in {sum(step.seconds):.2f} s")
             self._measure(training, writer)
             if self._done % SAVE_EVERY == 0 and self._done < spec.steps:
                 self._save(training, writer)
@@ -148,21 +149,16 @@ class Run:
         return line
 
     def _measured(self, training: Training) -> Line:
-        begin = time.monotonic()
         line: Line = {"step": self._done}
         line["valid"] = _short(mean_loss(training.score(self._text.valid)))
         line["norms"] = [_short(norm) for norm in training.norms()]
         if training.adapter is not None:
             line["adapter"] = [_short(norm) for norm in training.adapter_norms()]
-        self._say(line, time.monotonic() - begin)
+        self._say(f"loss to choose by {line['valid']:.4f}")
         return line
 
-    def _say(self, line: Line, seconds: float) -> None:
-        print(
-            f"{self._spec.name}: {self._done}/{self._spec.steps}, loss {line['valid']:.4f} "
-            f"({seconds:.0f} s to measure)",
-            file=sys.stderr,
-        )
+    def _say(self, what: str) -> None:
+        print(f"{self._spec.name}: {self._done}/{self._spec.steps}, {what}", file=sys.stderr)
 
     def _save(self, training: Training, writer: Writer) -> None:
         drawing = training.drawing
