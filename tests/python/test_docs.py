@@ -31,10 +31,14 @@ NOT_RUN = {
     "make install PREFIX=/usr/local": "writes outside the tree; tests/install does it elsewhere",
     "make": "has built what this test runs on",
     "make wheel && pip install build/wheel/liblisa-*.whl": "tests/slow/test_wheel.sh does it",
+    'make wheel && pip install "$(echo build/wheel/liblisa-*.whl)[data,plots]"': "the same, and asks a "
+    "package index",
     "make && export PYTHONPATH=$PWD/bindings/python": "is how this test finds the package",
     "make wheel demo && python3 tests/bench/compare/compare.py": "installs several GB",
     "cc app.c $(pkg-config --cflags --libs lisa)": "tests/install/test_install.sh does it",
     "cc app.c $(pkg-config --cflags lisa) -l:liblisa.a -lpthread -lm": "the same",
+    "$python examples/claims/claims.py all $M --gsm8k GSM8K": "takes nights; test_claims runs its parts",
+    "$python examples/claims/report.py": "test_claims makes the page",
     "liblisa plot tuned": "needs matplotlib; test_plot draws",
     "liblisa convert SmolLM2-135M-Instruct.Q4_1.gguf --out SmolLM2-135M-Instruct": "needs such a "
     "file; tests/slow/test_gguf.sh converts",
