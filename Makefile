@@ -321,13 +321,15 @@ coverage-now: $(fast_tests) $(example_programs)
 
 # A forked test that ends with memory lost or misused ends with 99, which Check reports. Left out is
 # what valgrind's pace makes pointless: products of all sizes, whole suites of kernels, and threads
-# side by side, of which it runs one at a time.
+# side by side, of which it runs one at a time; of whole models' parity all but generation.
 valgrind_tests := $(filter-out %/test_cpu_blas %/test_threads,$(call tests_of,unit) $(call tests_of,api)) \
-    $(sampler_tests) $(filter %/test_family_parity %/test_adamw_torch %/test_oom,$(fast_tests))
-valgrind_command := valgrind -q --error-exitcode=99 --leak-check=full \
-    --errors-for-leak-kinds=definite
-valgrind: $(valgrind_tests)
-	@CK_TIMEOUT_MULTIPLIER=60 WRAPPER='$(valgrind_command)' $(run_tests) $(valgrind_tests)
+    $(sampler_tests) $(filter %/test_adamw_torch %/test_oom,$(fast_tests))
+valgrind_parity := $(filter %/test_family_parity,$(fast_tests))
+valgrind_run = CK_TIMEOUT_MULTIPLIER=60 WRAPPER='valgrind -q --error-exitcode=99 --leak-check=full \
+    --errors-for-leak-kinds=definite' $(run_tests)
+valgrind: $(valgrind_tests) $(valgrind_parity)
+	@$(valgrind_run) $(valgrind_tests)
+	@CK_RUN_CASE=greedy $(valgrind_run) $(valgrind_parity)
 
 # Another processor: cross-built, under qemu-user.
 .PHONY: check-aarch64 check-aarch64-now
