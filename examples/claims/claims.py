@@ -15,6 +15,7 @@ SPDX-License-Identifier: MIT
 from __future__ import annotations
 
 import argparse
+import math
 import multiprocessing
 import signal
 import sys
@@ -47,7 +48,7 @@ def read_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--results", type=Path, default=RESULTS, help="default: beside this file")
     parser.add_argument("--scratch", type=Path, default=SCRATCH, help="checkpoints of a run")
-    parser.add_argument("--hours", type=float, help="begin no run after so many")
+    parser.add_argument("--hours", type=float, default=math.inf, help="begin no run after so many")
     parser.add_argument("--list", action="store_true", help="say what is missing, and run nothing")
     return parser.parse_args()
 
@@ -112,11 +113,15 @@ def run_apart(spec: Spec, sources: Sources, arguments: argparse.Namespace) -> No
         raise ValueError(f"{spec.name}: ended with {process.exitcode}")
 
 
-def time_methods(results: Results, sources: Sources) -> None:
-    """Where the time of a step goes; begun anew each time."""
+def run_times(results: Results, sources: Sources, arguments: argparse.Namespace) -> None:
+    """Where the time of a step goes; the study of time alone begins it anew."""
     methods = studies.timed(results)
+    path = results.directory / TIMES
+    if arguments.list or (path.is_file() and arguments.study != "time"):
+        return
     text = sources.text(studies.TEXTS[0], Spec.tokens)
-    timing(methods, text, sources.model(Spec.model, Spec.tokens), results.directory / TIMES)
+    model = sources.model(Spec.model, Spec.tokens)
+    timing(methods, text, model, path, arguments.scratch / TIMES)
 
 
 def run_study(name: str, results: Results, sources: Sources, arguments: argparse.Namespace) -> bool:
@@ -125,7 +130,7 @@ def run_study(name: str, results: Results, sources: Sources, arguments: argparse
         if arguments.list:
             print(*(spec.name for spec in left), sep="\n")
             return True
-        if arguments.hours and time.monotonic() > arguments.end:
+        if time.monotonic() > arguments.end:
             return False
         run_apart(left[0], sources, arguments)
     return True
@@ -133,17 +138,14 @@ def run_study(name: str, results: Results, sources: Sources, arguments: argparse
 
 def main() -> None:
     arguments = read_arguments()
-    arguments.end = time.monotonic() + 3600 * (arguments.hours or 0)
+    arguments.end = time.monotonic() + 3600 * arguments.hours
     results, sources = Results(arguments.results), Sources(arguments)
-    if arguments.study == "time":
-        time_methods(results, sources)
-        return
-    names = list(studies.STUDIES) if arguments.study == "all" else [arguments.study]
+    names = [*studies.STUDIES, "time"] if arguments.study == "all" else [arguments.study]
     for name in names:
-        if not run_study(name, results, sources, arguments):
+        if name == "time":
+            run_times(results, sources, arguments)
+        elif not run_study(name, results, sources, arguments):
             sys.exit(f"{name}: not whole yet")
-    if arguments.study == "all" and not arguments.list:
-        time_methods(results, sources)
 
 
 if __name__ == "__main__":

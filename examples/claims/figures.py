@@ -68,6 +68,7 @@ def draw_all(results: Results, directory: Path) -> None:
                 figure = draw(results)
             except NotYet:
                 print(f"not measured yet: {path}")
+                pyplot.close("all")
                 continue
             figure.savefig(path, metadata={"Date": None})
             pyplot.close(figure)
@@ -154,7 +155,9 @@ def draw_sampling(results: Results) -> Any:
     """Samplings against uniform, and what trains all the time against both."""
     best = studies.best_of(results, studies.TEXTS[0], "LISA")
     figure, axes = _panels(2)
-    for axis, specs in zip(axes, (studies.samplings(best), studies.always(results))):
+    compared = {"samplings": studies.samplings(best), "always": studies.always(results)}
+    for axis, (title, specs) in zip(axes, compared.items()):
+        axis.set_title(title)
         groups = {name: group_of(results, spec) for name, spec in specs.items()}
         _draw_differences(axis, groups)
     return figure
@@ -174,7 +177,7 @@ def draw_norms(results: Results) -> Any:
                 label = f"{name}, A and B alone"
                 axis.plot(trained, color=COLOURS[name], linestyle="--", label=label)
         axis.set(title=f"{shape}'s shape", yscale="log", ylabel="mean norm over training")
-        axis.set_xticks([0, len(values) - 1], ["embedding", "head"])
+        axis.set_xticks([0, len(values) - 1], ["embedding", "final norm"])
         axis.legend()
     return figure
 
@@ -185,7 +188,8 @@ def _draw_bars(axis: Any, names: List[str], parts: Dict[str, List[float]]) -> No
     for (part, heights), shade in zip(parts.items(), SHADES):
         axis.bar(names, heights, bottom=below, color=shade, label=part, width=0.6)
         below = [a + b for a, b in zip(below, heights)]
-    axis.legend()
+    axis.set_ylim(0, 1.35 * max(below))  # room for the legend
+    axis.legend(ncols=2)
 
 
 def draw_memory(results: Results) -> Any:
@@ -210,7 +214,7 @@ def draw_time(results: Results) -> Any:
     """Seconds of a step, by phase."""
     found = {name: parts for name, parts in phases(results).items() if name in studies.BASE}
     figure, (axis,) = _panels(1)
-    parts = {phase: [times[phase] for times in found.values()] for phase in PHASES[1:]}
+    parts = {phase: [times[phase] for times in found.values()] for phase in PHASES}
     _draw_bars(axis, list(found), parts)
     axis.set_ylabel("seconds of a step")
     return figure

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import shutil
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional
 
@@ -30,7 +31,7 @@ class Result(NamedTuple):
     spec: Spec
     begin: Line  # the first line: versions, machine, the plan
     lines: List[Line]  # steps and measurements
-    end: Line  # the last: losses of the test part, memory, time
+    end: Line  # the last: losses of the part to judge by, memory
 
     def of(self, key: str) -> Iterator[Line]:
         """The lines that have a key."""
@@ -83,6 +84,12 @@ def read_lines(path: Path) -> List[Line]:
     return lines
 
 
+def publish(part: Path, path: Path) -> None:
+    """Puts a whole file where it belongs."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shutil.move(str(part), str(path))
+
+
 class Writer:
     """Appends to a run's file, from a place up to which it is good."""
 
@@ -91,9 +98,11 @@ class Writer:
         self._file = open(path, "ab")
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             self._file.close()
             raise ValueError(f"{path}: another process writes it") from None
+        except OSError:
+            pass  # a file system without locks
         self._file.truncate(good)
 
     def __enter__(self) -> Writer:

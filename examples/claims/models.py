@@ -38,6 +38,7 @@ def gpt2_config(vocab_size: int, tokens: int) -> liblisa.ModelConfig:
     """GPT-2's shape with 12 layers, 256 wide."""
     return liblisa.ModelConfig(
         family="gpt2",
+        weights_dtype="bf16",
         n_layers=12,
         d_model=256,
         n_heads=4,
@@ -90,8 +91,8 @@ def untie(source: Path, directory: Path) -> None:
     with liblisa.Context() as context, liblisa.Model.open(context, source) as tied:
         config = replace(tied.config, tied_head=False)
         with liblisa.Model.create(context, config) as model:
-            ours = {info.name: info for info in tied.tensors()}
-            for info in model.tensors():
-                of = ours.get(info.name, tied.tensor(0))
-                model.tensor_write(info.index, tied.tensor_read(of.index))
+            *others, head = model.tensors()
+            for info in others:
+                model.tensor_write(info.index, tied.tensor_read(info.name))
+            model.tensor_write(head.index, tied.tensor_read(0))
             model.save(directory)

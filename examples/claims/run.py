@@ -17,7 +17,7 @@ from typing import Any, Dict, List
 
 import liblisa
 
-from lines import Line, Writer
+from lines import Line, Writer, publish
 from spec import Spec
 from texts import Text
 from training import Scored, Step, Training, mean_loss, plan
@@ -73,20 +73,22 @@ class Run:
                 if good == 0:
                     writer.add(self._head(training))
                     self._measure(training, writer)
-                try:
-                    self._train(training, writer)
-                    end = self._end(training)
-                except liblisa.NonFinite as error:
-                    end = {"test": None, "diverged": f"behind step {self._done}: {error}"}
-                writer.add(end)
-        self._publish()
-
-    def _publish(self) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        whole = self._path.with_suffix(".part")
-        shutil.copyfile(self._part, whole)
-        whole.replace(self._path)
+                writer.add(self._rest(training, writer))
+        publish(self._part, self._path)
         shutil.rmtree(self._scratch)
+
+    def _rest(self, training: Training, writer: Writer) -> Line:
+        """The steps that are left; the last line."""
+        try:
+            self._train(training, writer)
+            taken = self._taken(training)
+            return {**taken, **self._end(training)}
+        except liblisa.NonFinite as error:
+            said = f"behind step {self._done}: {error}"
+            return {"test": None, "diverged": said, **self._taken(training)}
+
+    def _taken(self, training: Training) -> Line:
+        return {"held": self._most(training), "resident": self._grown()}
 
     def _resume(self, training: Training) -> int:
         """Bytes of the lines that are good."""
@@ -99,7 +101,7 @@ class Run:
             shutil.rmtree(self._scratch)  # its checkpoints belong to lines that are gone
             return 0
         self._done = liblisa.load_checkpoint(training.optimizer, path).step
-        self._peak, self._resident = state["peak"], state["resident"]
+        self._peak, self._resident = state["held"], state["resident"]
         if training.drawing is not None:
             training.drawing.restore(state["drawing"])
         return int(state["bytes"])
@@ -163,9 +165,8 @@ class Run:
     def _save(self, training: Training, writer: Writer) -> None:
         drawing = training.drawing
         state = {
+            **self._taken(training),
             "bytes": writer.tell(),
-            "peak": self._most(training),
-            "resident": self._grown(),
             "drawing": None if drawing is None else drawing.state(),
         }
         blob = json.dumps(state).encode()
@@ -180,8 +181,7 @@ class Run:
         return max(self._resident, _resident() - self._before)
 
     def _end(self, training: Training) -> Line:
-        line: Line = {"held": self._most(training), "resident": self._grown()}
-        line["test"] = _scores(training.score(self._text.test))
+        line: Line = {"test": _scores(training.score(self._text.test))}
         if training.adapter is not None:
             training.merge()
             line["merged"] = [_short(norm) for norm in training.norms()]

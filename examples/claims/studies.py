@@ -202,6 +202,8 @@ class Rivals(NamedTuple):
 def _within(results: Results, bytes: int, like: Spec, **changes: Any) -> Spec:
     """A spec without a rate, limited so that with its part of the model's file it has so much."""
     rest = bytes - still_mapped(results.need(like))
+    if rest < 1 << 20:  # no limit would be none
+        raise ValueError(f"{like.name}: the model's file alone takes {bytes} bytes")
     return replace(like, lr=0.0, limit_mib=rest >> 20, **changes)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from pathlib import Path
 from typing import Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence
 
 import studies
@@ -16,7 +17,16 @@ from spec import Spec
 
 MIB = 1 << 20
 PHASES = ("mask", "forward", "backward", "update")
+DRAWN_OF = {  # the studies of a picture
+    "curves": ("quality",),
+    "rates": ("quality",),
+    "memory": ("quality",),
+    "ablation": ("ablation",),
+    "sampling": ("sampling", "ends"),
+    "norms": ("norms", "quality"),
+}
 NOT_YET = "*Not measured yet.*"
+DIVERGED = "diverged"
 
 
 def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -25,14 +35,16 @@ def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in (head, ruler, *rows))
 
 
-def about(estimate: Estimate) -> str:
-    """Value and half of its interval."""
-    return f"{estimate.value:.4f} ± {estimate.half:.4f}"
+def about(estimate: Estimate, sign: str = "") -> str:
+    """Value and half of its interval; of a difference with its sign."""
+    if not math.isfinite(estimate.value):
+        return DIVERGED
+    return f"{estimate.value:{sign}.4f} ± {estimate.half:.4f}"
 
 
 def more(estimate: Estimate) -> str:
-    """The same of a difference, with its sign."""
-    return f"{estimate.value:+.4f} ± {estimate.half:.4f}"
+    """A difference."""
+    return about(estimate, "+")
 
 
 def mib(n_bytes: float) -> str:
@@ -77,7 +89,9 @@ class Group(NamedTuple):
 
 def greedy(run: Result) -> float:
     """Of one run."""
-    documents = run.end["test"] or []
+    documents = run.end["test"]
+    if documents is None:
+        return math.nan
     return math.fsum(part[2] for part in documents) / math.fsum(part[1] for part in documents)
 
 
@@ -163,7 +177,7 @@ class Tables:
         }
         rows = []
         for name, group in groups.items():
-            losses = group.losses
+            losses = [loss for loss in group.losses if math.isfinite(loss)]
             spread = f"{min(losses):.4f} to {max(losses):.4f}"
             mean, deviation = statistics.fmean(losses), statistics.stdev(losses)
             rows.append([name, str(len(losses)), f"{mean:.4f}", spread, f"{deviation:.4f}"])
@@ -250,14 +264,23 @@ class Tables:
                 )
                 if run.spec.method == "lora":
                     rows.append(_adapter_row(f"{shape}, {name}: A and B alone", run))
-        head = ["", "embedding", "layers", "final norm, head", "layers, from first to last"]
+        head = ["", "embedding, which is the head", "layers", "final norm", "layers, first to last"]
         return markdown(head, rows)
+
+    def make_picture(self, name: str) -> str:
+        """A picture, once its study is whole."""
+        if name == "time":
+            phases(self._results)
+        for study in DRAWN_OF.get(name, ()):
+            left = studies.missing(study, self._results)
+            if left:
+                raise NotYet(left)
+        return f"![{name}](results/{name}.svg)"
 
     def make_machine(self) -> str:
         """What it was measured on."""
-        spec = Spec(studies.TEXTS[0], "none")
-        machine = self._results.need(spec).begin["machine"]
-        return f"{machine['processor']}, {machine['threads']} threads, {machine['system']}"
+        machines = {_machine(path) for path in self._results.directory.glob("*.jsonl")}
+        return "; ".join(sorted(machines)) or NOT_YET
 
     def make_runs(self) -> str:
         """How many there are."""
@@ -292,11 +315,16 @@ class Tables:
         return markdown(head, rows)
 
 
+def _machine(path: Path) -> str:
+    machine = read_lines(path)[0]["machine"]
+    return f"{machine['processor']}, {machine['threads']} threads, {machine['system']}"
+
+
 def _choice(losses: Dict[float, float], rate: float) -> str:
     if rate not in losses:
         return ""
     loss = losses[rate]
-    said = f"{loss:.4f}" if math.isfinite(loss) else "diverged"
+    said = f"{loss:.4f}" if math.isfinite(loss) else DIVERGED
     return f"**{said}**" if loss == min(losses.values()) else said
 
 
@@ -333,6 +361,8 @@ def phases(results: Results) -> Dict[str, Dict[str, float]]:
     if not path.is_file():
         raise NotYet([])
     lines = read_lines(path)
+    if "rounds" not in lines[-1]:
+        raise ValueError(f"{path}: it ends too early")
     found: Dict[str, Dict[str, float]] = {}
     for name in lines[0]["specs"]:
         steps = [line["seconds"] for line in lines if line.get("method") == name]

@@ -9,7 +9,7 @@ import contextlib
 from pathlib import Path
 from typing import Dict
 
-from lines import Writer
+from lines import Writer, publish
 from run import machine
 from spec import Spec
 from texts import Text
@@ -19,10 +19,10 @@ ROUNDS = 40  # two of LISA's periods
 WARM = 2  # rounds that are not written down: memory comes in
 
 
-def timing(methods: Dict[str, Spec], text: Text, model: Path, path: Path) -> None:
-    """A line a step: its method and the seconds of its phases."""
+def timing(methods: Dict[str, Spec], text: Text, model: Path, path: Path, part: Path) -> None:
+    """A line a step: its method and the seconds of its phases; in `part` until all are there."""
     with contextlib.ExitStack() as stack:
-        writer = stack.enter_context(Writer(path, 0))
+        writer = stack.enter_context(Writer(part, 0))
         writer.add(
             {"specs": {k: spec.as_json() for k, spec in methods.items()}, "machine": machine()}
         )
@@ -36,3 +36,4 @@ def timing(methods: Dict[str, Spec], text: Text, model: Path, path: Path) -> Non
                     seconds = [round(part, 6) for part in step.seconds]
                     writer.add({"method": name, "tokens": len(row.tokens), "seconds": seconds})
         writer.add({"rounds": ROUNDS})
+    publish(part, path)

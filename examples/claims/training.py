@@ -146,11 +146,11 @@ class Training:
 
     def step(self, step: int, row: Row) -> Step:
         """One update by one row."""
+        self.optimizer.set_lr(rate_at(self.spec, step))
+        self._set(row)
         times = [time.perf_counter()]
         if self.drawing is not None:
             self.optimizer.apply_mask(self.drawing.mask(step))
-        self.optimizer.set_lr(rate_at(self.spec, step))
-        self._set(row)
         times.append(time.perf_counter())
         liblisa.forward(self.model, self.batch, loss=False)
         times.append(time.perf_counter())

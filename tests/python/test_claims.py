@@ -9,6 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
+try:
+    import matplotlib
+except ImportError:
+    matplotlib = None
+
 TOP = Path(__file__).resolve().parents[2]
 CLAIMS = TOP / "examples" / "claims"
 sys.path.insert(0, str(CLAIMS))
@@ -78,6 +83,17 @@ class Runs(unittest.TestCase):
             with self.assertRaises(Interrupted):
                 self.run_to_end(spec, name)
 
+    def continued(self, spec, name):
+        """The results, and the steps that were taken for them."""
+        step, taken = Training.step, []
+
+        def counted(training, number, row):
+            taken.append(number)
+            return step(training, number, row)
+
+        with mock.patch.object(Training, "step", counted):
+            return self.run_to_end(spec, name), taken
+
     def comparable(self, results, spec):
         found = []
         for line in map(json.loads, results.path(spec).read_text().splitlines()):
@@ -106,9 +122,19 @@ class Runs(unittest.TestCase):
                     name = f"torn-{number}-{at}"
                     self.interrupt(spec, at, name)
                     self.assertIsNone(Results(self.directory / name).get(spec))
-                    again = self.run_to_end(spec, name)
+                    again, taken = self.continued(spec, name)
+                    self.assertEqual(taken, list(range(0 if at < 4 else 4, spec.steps)))
                     self.assertEqual(self.comparable(again, spec), self.comparable(whole, spec))
                     self.assertEqual(list((self.directory / (name + "-scratch")).glob("*")), [])
+
+    def test_lines_that_were_lost_are_run_again(self):
+        whole = self.run_to_end(TINY)
+        self.interrupt(TINY, 7, "torn")
+        part = self.directory / "torn-scratch" / TINY.name / "lines.jsonl"
+        part.write_bytes(part.read_bytes()[:40])
+        again, taken = self.continued(TINY, "torn")
+        self.assertEqual(taken, list(range(TINY.steps)))
+        self.assertEqual(self.comparable(again, TINY), self.comparable(whole, TINY))
 
     def test_a_whole_run_has_every_step_and_measurement(self):
         result = self.run_to_end(TINY).get(TINY)
@@ -162,7 +188,7 @@ class Others(unittest.TestCase):
     def test_methods_are_timed_in_turn(self):
         methods = {"LISA": TINY, "full AdamW": replace(TINY, method="full")}
         with mock.patch.object(timing, "ROUNDS", 3):
-            timing.timing(methods, TEXT, MODEL, self.directory / TIMES)
+            timing.timing(methods, TEXT, MODEL, self.directory / TIMES, self.directory / "part")
         lines = [json.loads(line) for line in (self.directory / TIMES).read_text().splitlines()]
         self.assertEqual([line.get("method") for line in lines[1:-1]], [*methods] * 3)
         self.assertGreater(sum(sum(line["seconds"]) for line in lines[1:-1]), 0)
@@ -316,15 +342,51 @@ class Pages(unittest.TestCase):
         self.addCleanup(directory.cleanup)
         results = Invented(Path(directory.name))
         with Writer(results.directory / TIMES, 0) as writer:
-            writer.add({"specs": {"LISA": {}, "full AdamW": {}}})
+            writer.add({"specs": {"LISA": {}, "full AdamW": {}}, "machine": MACHINE})
             writer.add({"method": "LISA", "seconds": [0.0, 1.0, 2.0, 3.0]})
             writer.add({"method": "full AdamW", "seconds": [0.0, 1.0, 2.0, 6.0]})
+            writer.add({"rounds": 1})
         page = report.page(results)
         self.assertNotIn("Not measured yet", page)
         self.assertIn("| full AdamW | 0.000 | 1.000 | 2.000 | 6.000 | 9.000 | 1.50 |", page)
         self.assertIn("a processor", page)
         self.assertIn("| LoRA r 128 | 7.0 M | 0.001 |", page)
         self.assertNotIn("${", page)
+
+    def test_a_run_that_diverged_is_said(self):
+        class Diverged(Invented):
+            def get(self, spec):
+                found = super().get(spec)
+                if spec.method == "lisa" and (spec.seed == 2 or spec.draws == 12):
+                    found.end["test"] = None
+                return found
+
+        page = report.page(Diverged(Path("nowhere")))
+        self.assertIn("| LISA | 7.0 M | 0.001 | diverged |", page)
+
+    def test_times_that_end_too_early_are_refused(self):
+        with tempfile.TemporaryDirectory() as name, Writer(Path(name) / TIMES, 0) as writer:
+            writer.add({"specs": {"LISA": {}}, "machine": MACHINE})
+            writer.add({"method": "LISA", "seconds": [0.0, 1.0, 2.0, 3.0]})
+            with self.assertRaisesRegex(ValueError, "too early"):
+                report.page(Results(Path(name)))
+
+    @unittest.skipUnless(matplotlib, "matplotlib is not installed")
+    def test_every_picture_is_drawn(self):
+        import figures
+
+        with tempfile.TemporaryDirectory() as name:
+            directory = Path(name)
+            with Writer(directory / TIMES, 0) as writer:
+                writer.add({"specs": {"LISA": {}}, "machine": MACHINE})
+                writer.add({"method": "LISA", "seconds": [0.0, 1.0, 2.0, 3.0]})
+                writer.add({"rounds": 1})
+            figures.draw_all(Invented(directory), directory)
+            drawn = {path.stem for path in directory.glob("*.svg")}
+        self.assertEqual(drawn, set(figures.PICTURES))
+        page = report.page(Invented(directory))
+        for picture in figures.PICTURES:
+            self.assertTrue(picture == "time" or f"(results/{picture}.svg)" in page, picture)
 
     def test_a_page_of_nothing_says_so(self):
         page = report.page(Results(Path("nowhere")))

@@ -1,6 +1,7 @@
 """liblisa finetune: stopped and resumed runs, figures, checkpoints, refusals. The tokenizer is
 test_data's."""
 
+import contextlib
 import json
 import math
 import os
@@ -808,6 +809,23 @@ class Refusals(Finetune):
         with own_directory(out):
             self.refused("another process", out)
         self.assertEqual(list(out.iterdir()), [])
+
+    def test_a_run_that_another_process_ended_meanwhile(self):
+        done, out = self.home / "done", self.home / "out"
+        self.assertEqual(self.finetune(done)[0], 0)
+
+        @contextlib.contextmanager
+        def taken_late(path):
+            shutil.rmtree(path, ignore_errors=True)
+            shutil.copytree(done, path)
+            yield
+
+        with mock.patch("liblisa.cli.finetune.own_directory", taken_late):
+            self.refused("is not empty", out)
+            about = json.loads((out / "run.json").read_text())
+            del about["steps"]
+            (out / "run.json").write_text(json.dumps(about))
+            self.refused("meanwhile", out, "--resume")
 
 
 if __name__ == "__main__":

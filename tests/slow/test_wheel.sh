@@ -5,7 +5,7 @@
 cd "$top" || exit 1
 case ${VARIANT:-release} in *san) skip "a sanitizer's library is not packed" ;; esac
 
-unset LISA_LIBRARY PYTHONPATH
+unset LISA_LIBRARY PYTHONPATH LISA_BACKEND_PATH
 venv=$work/venv
 "${PYTHON:-python3}" -m venv "$venv" >"$work/venv.log" 2>&1 || skip "no venv: python3-venv is missing"
 pip() { "$venv/bin/python" -m pip --disable-pip-version-check --no-input -q "$@"; }
@@ -63,6 +63,8 @@ if [ -n "$module" ]; then
     }
     check "a wheel with a backend" with_module
     check "it installs in its place" pip install --no-index --force-reinstall "$work"/wheel/liblisa-*.whl
+    has_module() { installed | grep -q '/liblisa/liblisa-cuda\.so$'; }
+    check "with the backend beside its library" has_module
     check "and plans for a device" "$venv/bin/liblisa" plan "$top/tests/data/llama-tied" --backend cuda
 else
     echo "left out: a wheel with a backend (make cuda, or the tests' own, built none)"

@@ -214,6 +214,14 @@ def _result(out: Path) -> Optional[Path]:
     return next((path for path in (out / "model", out / "adapter") if path.exists()), None)
 
 
+def _check_again(prepared: Prepared, given: Given, about: Dict[str, Any]) -> None:
+    """Another process may have been at work while the model was opened."""
+    _check_before(prepared, given, about)
+    out = Path(prepared.options.out)
+    if prepared.options.resume and _result(out) is not None:
+        raise FileExistsError(f"{out}: another process has ended the run meanwhile")
+
+
 def _begin(options: argparse.Namespace, given: Given, about: Dict[str, Any]) -> None:
     """Writes down what the run is, so that it can be resumed, before it takes a step."""
     out = Path(options.out)
@@ -273,6 +281,7 @@ def run(parsed: argparse.Namespace) -> int:
             Path(options.scratch_dir).mkdir(parents=True, exist_ok=True)
         training.open()
         held.enter_context(own_directory(Path(options.out)))
+        _check_again(prepared, parsed.taken, about)
         if options.resume:
             _write_about(Path(options.out), about)  # it has not ended, or its result is gone
             training.resume()
