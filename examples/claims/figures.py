@@ -74,8 +74,8 @@ def draw_all(results: Results, directory: Path) -> None:
             pyplot.close(figure)
 
 
-def _panels(n: int, **options: Any) -> Tuple[Any, Sequence[Any]]:
-    figure, axes = pyplot.subplots(1, n, figsize=(4.8 * n, 3.8), layout="constrained", **options)
+def _panels(n: int) -> Tuple[Any, Sequence[Any]]:
+    figure, axes = pyplot.subplots(1, n, figsize=(4.8 * n, 3.8), layout="constrained")
     return figure, axes if n > 1 else [axes]
 
 

@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any, Dict, List
 
 import liblisa
+from liblisa.evaluation import Score, total
 
 from lines import Line, Writer, publish
 from spec import Spec
 from texts import Text
-from training import Scored, Step, Training, mean_loss, plan
+from training import Step, Training, plan
 
 MEASURE_EVERY = 20  # steps: loss of the part to choose by, norms
 CURVES_OF = 1  # the seed whose runs are measured on the way, which takes a quarter of their time
@@ -50,8 +51,8 @@ def _short(value: float) -> float:
     return float(f"{value:.{DIGITS}g}")
 
 
-def _scores(scored: List[Scored]) -> List[List[float]]:
-    return [[_short(loss), n, n_greedy] for loss, n, n_greedy in scored]
+def _scores(scored: List[Score]) -> List[List[float]]:
+    return [[_short(-part.log_likelihood), part.n_tokens, part.n_greedy] for part in scored]
 
 
 class Run:
@@ -152,7 +153,7 @@ class Run:
 
     def _measured(self, training: Training) -> Line:
         line: Line = {"step": self._done}
-        line["valid"] = _short(mean_loss(training.score(self._text.valid)))
+        line["valid"] = _short(total(training.score(self._text.valid)).loss)
         line["norms"] = [_short(norm) for norm in training.norms()]
         if training.adapter is not None:
             line["adapter"] = [_short(norm) for norm in training.adapter_norms()]

@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Dict
 
-METHODS = ("none", "lisa", "lora", "full")
 ADAPTIVE = "adaptive"  # a sampler of ours, beside the library's kinds
 
 
@@ -17,7 +16,7 @@ class Spec:
     """One training. What is not said is as in the study of quality."""
 
     text: str
-    method: str
+    method: str  # "lisa", "lora", "full", or "none", which only scores
     lr: float = 0.0
     seed: int = 1  # order of the rows; draws of layers, dropout and rounding
     draws: int = 0  # of layers, where they have a seed of their own

@@ -9,10 +9,11 @@ import contextlib
 import math
 import time
 from pathlib import Path
-from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence
+from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Optional
 
 import liblisa
 from liblisa.data import Row, pad
+from liblisa.evaluation import Score
 
 from drawing import Drawing
 from spec import Spec
@@ -39,19 +40,6 @@ class Step(NamedTuple):
     grad_norm: float
     layers: List[int]  # that train
     seconds: Phases
-
-
-class Scored(NamedTuple):
-    """A document's targets."""
-
-    loss: float  # the sum of -log p over them
-    n: int
-    n_greedy: int  # that were the most likely token
-
-
-def mean_loss(scored: Sequence[Scored]) -> float:
-    """Per target, over all documents."""
-    return math.fsum(part.loss for part in scored) / sum(part.n for part in scored)
 
 
 def rate_at(spec: Spec, step: int) -> float:
@@ -167,9 +155,9 @@ class Training:
         """That train now; of full AdamW and LoRA all."""
         return [layer for layer, on in enumerate(self.optimizer.mask[1:-1]) if on]
 
-    def score(self, rows: Iterable[Row]) -> List[Scored]:
+    def score(self, rows: Iterable[Row]) -> List[Score]:
         """Every document of the rows, in their order."""
-        found: List[Scored] = []
+        found: List[Score] = []
         for row in rows:
             self._set(row)
             evaluation: Any = self.model.evaluate(self.batch, per_token=True)
@@ -189,7 +177,7 @@ class Training:
         return [self.adapter.weight_norm(group) for group in groups]
 
     def merge(self) -> None:
-        """Puts the adapter into the weights: the end of training."""
+        """Puts an adapter into the weights: the end of training."""
         self.optimizer.close()
         if self.adapter is not None:
             self.adapter.merge()
@@ -203,12 +191,12 @@ class Training:
         self.batch.set(padded.tokens, padded.labels, documents=padded.documents)
 
 
-def _documents(row: Row, log_probs: List[float], greedy: List[int]) -> Iterator[Scored]:
+def _documents(row: Row, log_probs: List[float], greedy: List[int]) -> Iterator[Score]:
     for document in dict.fromkeys(row.documents):
         targets = [
             t
             for t in range(1, len(row.tokens))
             if row.documents[t - 1] == row.documents[t] == document and row.labels[t] >= 0
         ]
-        loss = -math.fsum(log_probs[t] for t in targets)
-        yield Scored(loss, len(targets), sum(greedy[t] for t in targets))
+        likelihood = math.fsum(log_probs[t] for t in targets)
+        yield Score(likelihood, len(targets), sum(greedy[t] for t in targets))

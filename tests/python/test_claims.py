@@ -26,10 +26,11 @@ import run as running  # noqa: E402
 import studies  # noqa: E402
 import timing  # noqa: E402
 from liblisa.data import Row  # noqa: E402
+from liblisa.evaluation import total  # noqa: E402
 from lines import TIMES, Result, Results, Writer  # noqa: E402
 from spec import Spec  # noqa: E402
 from texts import Text  # noqa: E402
-from training import Training, mean_loss  # noqa: E402
+from training import Training  # noqa: E402
 
 MODEL = TOP / "tests" / "data" / "llama-tied"
 TINY = Spec("words", "lisa", lr=1e-2, interval=3, steps=10, tokens=12, active=1, model="llama-tied")
@@ -222,9 +223,9 @@ class Others(unittest.TestCase):
         with Training(TINY, MODEL) as training:
             for row in TEXT.test:
                 scored = training.score([row])
-                self.assertEqual(sum(part.n for part in scored), row.n_targets)
+                self.assertEqual(total(scored).n_tokens, row.n_targets)
                 loss = training.model.evaluate(training.batch).loss
-                self.assertAlmostEqual(mean_loss(scored), loss, places=5)
+                self.assertAlmostEqual(total(scored).loss, loss, places=5)
 
 
 class Intervals(unittest.TestCase):

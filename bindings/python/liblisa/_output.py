@@ -32,7 +32,9 @@ def _mode_of_empty(out: Path, path: Path) -> int:
 
 @contextlib.contextmanager
 def own_directory(path: Path) -> Iterator[None]:
-    """A directory, made if need be, that no other process has until the block ends."""
+    """A directory that no other process has until the block ends. One that has to be made goes
+    again where nothing was put into it."""
+    was_there = path.is_dir()
     path.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -45,6 +47,9 @@ def own_directory(path: Path) -> Iterator[None]:
     try:
         yield
     finally:
+        if not was_there:
+            with contextlib.suppress(OSError):
+                path.rmdir()
         os.close(descriptor)
 
 

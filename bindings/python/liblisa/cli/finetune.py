@@ -214,14 +214,6 @@ def _result(out: Path) -> Optional[Path]:
     return next((path for path in (out / "model", out / "adapter") if path.exists()), None)
 
 
-def _check_again(prepared: Prepared, given: Given, about: Dict[str, Any]) -> None:
-    """Another process may have been at work while the model was opened."""
-    _check_before(prepared, given, about)
-    out = Path(prepared.options.out)
-    if prepared.options.resume and _result(out) is not None:
-        raise FileExistsError(f"{out}: another process has ended the run meanwhile")
-
-
 def _begin(options: argparse.Namespace, given: Given, about: Dict[str, Any]) -> None:
     """Writes down what the run is, so that it can be resumed, before it takes a step."""
     out = Path(options.out)
@@ -260,33 +252,19 @@ def _draw(out: Path, quiet: bool) -> None:
         print(*lines, sep="\n")
 
 
-def run(parsed: argparse.Namespace) -> int:
-    """Runs this subcommand."""
-    prepared = prepare(_take(parsed))
+def _train(prepared: Prepared, given: Given, about: Dict[str, Any]) -> int:
+    """From where the run is to its result, or to a signal, whose number comes back with 128."""
     options = prepared.options
-    about = _about(prepared)
-    _check_before(prepared, parsed.taken, about)
-    if options.dry_run:
-        return dry_run(prepared)
-    result = _result(Path(options.out)) if options.resume else None
-    if result is not None:
-        if not options.quiet:
-            print(f"the run has ended before; its result is {result}")
-        return 0
-    if prepared.too_much:
-        raise ValueError(prepared.too_much)
     shown = progress(options.quiet, options.log_every)
-    with Run(prepared, shown) as training, shown, contextlib.ExitStack() as held:
+    with Run(prepared, shown) as training, shown:
         if options.scratch_dir is not None:
             Path(options.scratch_dir).mkdir(parents=True, exist_ok=True)
         training.open()
-        held.enter_context(own_directory(Path(options.out)))
-        _check_again(prepared, parsed.taken, about)
         if options.resume:
             _write_about(Path(options.out), about)  # it has not ended, or its result is gone
             training.resume()
         else:
-            _begin(options, parsed.taken, about)
+            _begin(options, given, about)
         shown.note(prepared.words)
         if options.resume:
             done = training.done
@@ -301,4 +279,25 @@ def run(parsed: argparse.Namespace) -> int:
             ended = (training.outcome, _end(prepared, training, about), str(result))
         shown.note("\n".join(filter(None, ended)))
     _draw(Path(options.out), options.quiet)
+    return 0
+
+
+def run(parsed: argparse.Namespace) -> int:
+    """Runs this subcommand."""
+    prepared = prepare(_take(parsed))
+    options, given = prepared.options, parsed.taken
+    out = Path(options.out)
+    about = _about(prepared)
+    if options.dry_run:
+        _check_before(prepared, given, about)
+        return dry_run(prepared)
+    if prepared.too_much:
+        raise ValueError(prepared.too_much)
+    with own_directory(out):
+        _check_before(prepared, given, about)
+        result = _result(out) if options.resume else None
+        if result is None:
+            return _train(prepared, given, about)
+    if not options.quiet:
+        print(f"the run has ended before; its result is {result}")
     return 0
