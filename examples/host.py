@@ -58,8 +58,7 @@ def main():
             optimizer.set_lr(lr * (1 - step / arguments.steps))
             stats = liblisa.train_step(model, sampler, optimizer, batch, step)
             if step % 10 == 0 or step == arguments.steps - 1:
-                layers = [i for i, on in enumerate(optimizer.mask[1:-1]) if on]
-                print(f"step {step:4}  loss {stats.loss:.4f}  layers {layers}")
+                print(f"step {step:4}  loss {stats.loss:.4f}  layers {optimizer.active_layers}")
         print("5 7 9 11 ->", *model.generate([5, 7, 9, 11], max_new_tokens=8))
 
         if arguments.save:

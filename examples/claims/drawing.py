@@ -46,11 +46,10 @@ class Drawing:
         """Between backward and step, where there are gradients."""
         if self._spec.sampler != ADAPTIVE:
             return
-        for layer, on in enumerate(optimizer.mask[1:-1]):
-            if on:
-                seen = optimizer.gradient_norm(1 + layer) / n_targets
-                before = self._scores.get(layer, seen)
-                self._scores[layer] = MEMORY * before + (1 - MEMORY) * seen
+        for layer in optimizer.active_layers:
+            seen = optimizer.gradient_norm(1 + layer) / n_targets
+            before = self._scores.get(layer, seen)
+            self._scores[layer] = MEMORY * before + (1 - MEMORY) * seen
 
     def state(self) -> Dict[str, Any]:
         """What a resumed run needs besides the step."""

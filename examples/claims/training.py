@@ -44,10 +44,7 @@ class Step(NamedTuple):
 
 def rate_at(spec: Spec, step: int) -> float:
     """Linear warm-up, then a cosine."""
-    if step < WARMUP:
-        return spec.lr * (step + 1) / WARMUP
-    done = (step - WARMUP) / max(1, spec.steps - WARMUP)
-    return spec.lr * (LAST_RATE + (1 - LAST_RATE) * (1 + math.cos(math.pi * done)) / 2)
+    return liblisa.scheduled_lr(step, spec.steps, spec.lr, warmup_steps=WARMUP, min_ratio=LAST_RATE)
 
 
 def batch_options(spec: Spec) -> Dict[str, Any]:
@@ -149,11 +146,7 @@ class Training:
         stats = self.optimizer.step()
         times.append(time.perf_counter())
         seconds = Phases(*(end - start for start, end in zip(times, times[1:])))
-        return Step(stats.loss, stats.grad_norm, self.layers(), seconds)
-
-    def layers(self) -> List[int]:
-        """That train now; of full AdamW and LoRA all."""
-        return [layer for layer, on in enumerate(self.optimizer.mask[1:-1]) if on]
+        return Step(stats.loss, stats.grad_norm, self.optimizer.active_layers, seconds)
 
     def score(self, rows: Iterable[Row]) -> List[Score]:
         """Every document of the rows, in their order."""

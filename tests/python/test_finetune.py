@@ -129,16 +129,15 @@ class Resumed(Finetune):
     def test_a_full_disk_costs_no_more_than_the_step(self):
         whole, broken = self.home / "whole", self.home / "broken"
         self.finetune(whole)
-        write = _run.Metrics._write
 
-        def full(metrics, values):
-            if values["current_steps"] < 7:
-                return write(metrics, values)
-            with metrics._path.open("a") as file:
+        def full(path, step, *arguments, **values):
+            if step < 7:
+                return liblisa.log_metrics(path, step, *arguments, **values)
+            with path.open("a") as file:
                 file.write(json.dumps(values)[:30])
             raise OSError(28, "No space left on device")
 
-        with mock.patch.object(_run.Metrics, "_write", full):
+        with mock.patch.object(_metrics, "log_metrics", full):
             status, _, err = self.finetune(broken, "--save-every", "3")
         self.assertEqual((status, err.count("\n")), (1, 1))
         self.assertIn("No space left", err)

@@ -69,9 +69,11 @@ from ._errors import (
     StateError,
     Unsupported,
 )
+from ._metrics import log_metrics, read_metrics
 from ._model import Attachment, Evaluation, Model
 from ._plan import Plan, plan
 from ._sampler import Sampler
+from ._schedule import scheduled_lr
 from ._tensors import TensorInfo
 from ._train import Batch, Optimizer, StepStats, backward, forward, train_step
 from ._version import __version__
@@ -141,8 +143,11 @@ __all__ = [
     "forward",
     "library_version",
     "load_checkpoint",
+    "log_metrics",
     "plan",
+    "read_metrics",
     "save_checkpoint",
+    "scheduled_lr",
     "train_step",
     "verify_checkpoint",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import weakref
-from typing import Any, NamedTuple, Optional, Tuple, Union
+from typing import Any, List, NamedTuple, Optional, Tuple, Union
 
 from . import _ffi
 from ._buffers import CODES, c_array, float_output
@@ -288,6 +288,11 @@ class Optimizer(Handle):
         mask = (ctypes.c_uint8 * self._n_groups)()
         self._host.call(_ffi.lisa_optimizer_get_mask, self._c(), mask, len(mask))
         return bytes(mask)
+
+    @property
+    def active_layers(self) -> List[int]:
+        """The middle layers that train by the mask in force, counted from 0."""
+        return [layer for layer, on in enumerate(self.mask[1:-1]) if on]
 
     def step(self) -> StepStats:
         """Updates the active groups from the window's gradients, then clears them."""

@@ -8,8 +8,8 @@ import os
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Sequence, Tuple
 
+from .._metrics import read_metrics
 from ..data._extras import need
-from ._metrics import read_metrics
 from ._progress import Average
 
 Values = Dict[str, Any]

@@ -281,9 +281,7 @@ class Run:
         return self._optimizer.step()
 
     def _layers(self) -> Optional[List[int]]:
-        if self._sampler is None:
-            return None
-        return [layer for layer, on in enumerate(self._optimizer.mask[1:-1]) if on]
+        return None if self._sampler is None else self._optimizer.active_layers
 
     def _peak_bytes(self) -> int:
         memory = self._context.memory().items()

@@ -6,6 +6,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any, Dict, Optional
 
+from .._schedule import scheduled_lr
 from ._memory import optimizer_keywords
 
 
@@ -61,17 +62,15 @@ class Settings:
         return self.save_best or self.patience is not None
 
     def lr_at(self, step: int, n_steps: int) -> float:
-        """Linear warm-up over a part of the run, then the schedule down to a part of the rate."""
-        n_warmup = math.ceil(self.warmup * n_steps)
-        if step < n_warmup:
-            return self.lr * (step + 1) / n_warmup
-        done = (step - n_warmup) / max(1, n_steps - n_warmup)
-        left = {
-            "constant": 1.0,
-            "linear": 1 - done,
-            "cosine": (1 + math.cos(math.pi * done)) / 2,
-        }[self.schedule]
-        return self.lr * (self.min_lr + (1 - self.min_lr) * left)
+        """The learning rate of a step; of the run so many steps."""
+        return scheduled_lr(
+            step,
+            n_steps,
+            self.lr,
+            schedule=self.schedule,
+            warmup_steps=math.ceil(self.warmup * n_steps),
+            min_ratio=self.min_lr,
+        )
 
     def optimizer(self) -> Dict[str, Any]:
         """Keywords of Optimizer."""

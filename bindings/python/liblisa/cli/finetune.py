@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Dict, Optional
 
 from .._output import own_directory, write_whole
+from .._schedule import SCHEDULES
 from .._version import __version__
 from ._dry_run import dry_run
 from ._given import Given, Taken
@@ -62,7 +63,7 @@ def _add_optimization(group: Group) -> None:
     add("--lr", type=number(0), metavar="X", help="learning rate (1e-5; 2e-4 for lora)")
     add(
         "--schedule",
-        choices=("cosine", "linear", "constant"),
+        choices=SCHEDULES,
         default="cosine",
         help="of the learning rate (cosine)",
     )

@@ -14,7 +14,7 @@ HELP = "pictures of a run"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of this subcommand."""
-    parser.add_argument("directory", type=Path, metavar="DIR", help="what finetune wrote to")
+    parser.add_argument("directory", type=Path, metavar="DIR", help="where metrics.jsonl is")
 
 
 def run(options: argparse.Namespace) -> int:
