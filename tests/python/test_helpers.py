@@ -40,6 +40,8 @@ class Schedule(unittest.TestCase):
             ({"schedule": "cosin"}, "'cosine', 'linear', 'constant'.* got 'cosin'"),
             ({"step": -1}, "step: expected 0 to"),
             ({"warmup_steps": -1}, "warmup_steps: expected 0 to"),
+            ({"min_ratio": 1.5}, "min_ratio: expected 0 to 1, got 1.5"),
+            ({"min_ratio": math.nan}, "min_ratio: expected 0 to 1, got nan"),
         )
         for options, words in refused:
             with self.assertRaisesRegex(liblisa.InvalidArgument, words):
@@ -79,6 +81,12 @@ class Log(unittest.TestCase):
         whole = self.path.read_bytes()
         self.path.write_bytes(whole + b'{"current_st')
         self.assertEqual(len(liblisa.read_metrics(self.path)), 1)
+        liblisa.log_metrics(self.path, 1, loss=3.0, learning_rate=1e-3)
+        numbers = [line["current_steps"] for line in liblisa.read_metrics(self.path)]
+        self.assertEqual(numbers, [0, 1])
+        self.path.write_bytes(b'{"current_st')
+        liblisa.log_metrics(self.path, 0, eval_loss=4.0)
+        self.assertEqual(self.path.read_bytes(), whole)
         self.path.write_bytes(b'{"current_st\n' + whole)
         with self.assertRaisesRegex(ValueError, "line 1 is not a step's figures"):
             liblisa.read_metrics(self.path)
@@ -95,11 +103,21 @@ class Log(unittest.TestCase):
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         self.assertEqual(self.path.read_bytes(), before)
 
-    def test_what_json_cannot_hold_leaves_the_file_as_it_was(self):
+    def test_what_could_not_be_read_again_is_not_written(self):
         liblisa.log_metrics(self.path, 0, eval_loss=4.0)
         before = self.path.read_bytes()
-        with self.assertRaises(TypeError):
-            liblisa.log_metrics(self.path, 1, tokens=object())
+        for values in (
+            {"tokens": object()},
+            {"eval_loss": math.nan},
+            {"eval_loss": None},
+            {"loss": 1.0},
+            {"layers": [None]},
+            {"current_steps": 7},
+        ):
+            with self.assertRaises((TypeError, ValueError)):
+                liblisa.log_metrics(self.path, 1, **values)
+        with self.assertRaises(liblisa.InvalidArgument):
+            liblisa.log_metrics(self.path, -1)
         self.assertEqual(self.path.read_bytes(), before)
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence, Union
+from typing import Any, BinaryIO, Dict, List, Optional, Sequence, Union
 
+from ._errors import InvalidArgument
+from ._options import unsigned
 from ._train import StepStats
 
 
@@ -23,10 +25,11 @@ def log_metrics(
     Keys are those of others' logs, where they have them. `liblisa plot DIR` draws metrics.jsonl.
     stats: of the step; None for a line that has none, as of a validation before the first.
     layers: that train, where that changes: Optimizer.active_layers.
-    values: more that JSON can hold, e.g. eval_loss; they follow the others.
-    Where the line cannot be written whole, none of it stays.
+    values: more that JSON can hold, e.g. eval_loss; without stats loss and learning_rate too.
+    Where the line cannot be written whole, none of it stays; half of a line that a killed process
+    has left at the end goes.
     """
-    found: Dict[str, Any] = {"current_steps": step}
+    found: Dict[str, Any] = {"current_steps": unsigned(step, 64, "step")}
     if stats is not None:
         found["loss"] = stats.loss
         found["learning_rate"] = stats.lr
@@ -36,20 +39,35 @@ def log_metrics(
             found["skipped"] = True
     if layers is not None:
         found["lisa_layers"] = list(layers)
+    twice = found.keys() & values.keys()
+    if twice:
+        raise InvalidArgument(f"{min(twice)}: given beside step, stats or layers, which have it")
     found.update(values)
-    _append(path, json.dumps(found).encode() + b"\n")
+    if not _is_line(found):
+        raise InvalidArgument("expected numbers as loss (with learning_rate) and eval_loss")
+    _append(path, json.dumps(found, allow_nan=False).encode() + b"\n")
     return found
 
 
 def _append(path: Union[str, "os.PathLike[str]"], line: bytes) -> None:
-    with open(path, "ab", buffering=0) as file:
-        end = file.seek(0, os.SEEK_END)
+    with open(path, "ab+", buffering=0) as file:
+        end = _end_of_lines(file)
+        file.truncate(end)
         try:
             while line:
                 line = line[file.write(line) :]
         except OSError:
             file.truncate(end)
             raise
+
+
+def _end_of_lines(file: BinaryIO) -> int:
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - 1))
+    if file.read(1) in (b"", b"\n"):
+        return size
+    file.seek(0)
+    return file.read().rfind(b"\n") + 1
 
 
 def read_metrics(path: Union[str, "os.PathLike[str]"]) -> List[Dict[str, Any]]:

@@ -30,6 +30,8 @@ def scheduled_lr(
     step, n_steps = unsigned(step, 64, "step"), unsigned(n_steps, 64, "n_steps")
     warmup_steps = unsigned(warmup_steps, 64, "warmup_steps")
     lr, min_ratio = real(lr, "lr"), real(min_ratio, "min_ratio")
+    if not 0 <= min_ratio <= 1:
+        raise InvalidArgument(f"min_ratio: expected 0 to 1, got {min_ratio:g}")
     if step < warmup_steps:
         return lr * (step + 1) / warmup_steps
     done = min(1.0, (step - warmup_steps) / max(1, n_steps - warmup_steps))
