@@ -108,7 +108,6 @@ class Log(unittest.TestCase):
         before = self.path.read_bytes()
         for values in (
             {"tokens": object()},
-            {"eval_loss": math.nan},
             {"eval_loss": None},
             {"loss": 1.0},
             {"layers": [None]},

@@ -45,7 +45,7 @@ def log_metrics(
     found.update(values)
     if not _is_line(found):
         raise InvalidArgument("expected numbers as loss (with learning_rate) and eval_loss")
-    _append(path, json.dumps(found, allow_nan=False).encode() + b"\n")
+    _append(path, json.dumps(found).encode() + b"\n")
     return found
 
 
