@@ -28,11 +28,11 @@ from liblisa.data import Formatter
 
 import studies
 import texts
-from lines import TIMES, NotYet, Results
+from lines import TIMES, Results
 from models import GPT2, UNTIED, made, teach_gpt2, untie
 from run import run
 from spec import Spec
-from timing import timing
+from timing import timed_before, timing
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
@@ -41,7 +41,7 @@ SCRATCH = HERE.parent.parent / "build" / "claims"
 
 def read_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("study", choices=[*studies.STUDIES, "time", "all"])
+    parser.add_argument("study", choices=[*studies.STUDIES, "all"])
     parser.add_argument("model", type=Path, help="a Hugging Face model directory")
     parser.add_argument(
         "--gsm8k", type=Path, metavar="DIRECTORY", help="of train.jsonl, test.jsonl"
@@ -114,10 +114,10 @@ def run_apart(spec: Spec, sources: Sources, arguments: argparse.Namespace) -> No
 
 
 def run_times(results: Results, sources: Sources, arguments: argparse.Namespace) -> None:
-    """Where the time of a step goes; the study of time alone begins it anew."""
+    """Where the time of a step goes; asked for by itself, it is measured anew."""
     methods = studies.timed(results)
     path = results.directory / TIMES
-    if arguments.list or (path.is_file() and arguments.study != "time"):
+    if arguments.study != "time" and timed_before(path) == methods:
         return
     text = sources.text(studies.TEXTS[0], Spec.tokens)
     model = sources.model(Spec.model, Spec.tokens)
@@ -140,20 +140,17 @@ def main() -> None:
     arguments = read_arguments()
     arguments.end = time.monotonic() + 3600 * arguments.hours
     results, sources = Results(arguments.results), Sources(arguments)
-    names = [*studies.STUDIES, "time"] if arguments.study == "all" else [arguments.study]
-    for name in names:
-        if name == "time":
-            run_times(results, sources, arguments)
-        elif not run_study(name, results, sources, arguments):
+    for name in studies.STUDIES if arguments.study == "all" else [arguments.study]:
+        if not run_study(name, results, sources, arguments):
             sys.exit(f"{name}: not whole yet")
+        if name == "time" and not arguments.list:
+            run_times(results, sources, arguments)
 
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         main()
-    except NotYet as error:
-        sys.exit(f"claims: first these runs: {error}")
     except (liblisa.LisaError, OSError, ValueError) as error:
         sys.exit(f"claims: {error}")
     except KeyboardInterrupt:

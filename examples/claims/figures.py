@@ -17,6 +17,7 @@ from matplotlib import pyplot  # noqa: E402
 import studies  # noqa: E402
 from intervals import loss_of  # noqa: E402
 from lines import NotYet, Result, Results  # noqa: E402
+from spec import Spec  # noqa: E402
 from tables import (  # noqa: E402
     MIB,
     PHASES,
@@ -120,17 +121,31 @@ def draw_rates(results: Results) -> Any:
 
 def draw_ablation(results: Results) -> Any:
     """A line for each number of layers over the steps of a period."""
-    found = studies.table(studies.best_of(results, studies.TEXTS[0], "LISA"))
+    best = studies.best_of(results, studies.TEXTS[0], "LISA")
+    found = studies.table(best)
     figure, (axis,) = _panels(1)
     places = range(len(studies.INTERVALS))
     for active, shade in zip(studies.ACTIVE, ("#9ECAE1", "#4292C6", "#0072B2", "#08306B")):
         runs = [results.need(found[active, interval]) for interval in studies.INTERVALS]
         losses = [loss_of(run.end["test"]) for run in runs]
         axis.plot(places, losses, marker="o", color=shade, label=f"γ = {active}")
+        if active == best.active:
+            _draw_spreads(axis, results, best, losses, shade)
     axis.set_xticks(places, [*map(str, studies.INTERVALS[:-1]), "never"])
     axis.set(xlabel="K, steps between two draws", ylabel="held-out loss")
     axis.legend()
     return figure
+
+
+def _draw_spreads(axis: Any, results: Results, best: Spec, losses: List[float], shade: str) -> None:
+    """A standard deviation over other draws of layers, where it was measured."""
+    for interval, specs in {
+        best.interval: studies.drawn(best),
+        studies.NEVER: studies.drawn_once(best),
+    }.items():
+        place = studies.INTERVALS.index(interval)
+        deviation = statistics.stdev(loss_of(results.need(spec).end["test"]) for spec in specs)
+        axis.errorbar([place], [losses[place]], yerr=[deviation], capsize=3, color=shade)
 
 
 def _draw_differences(axis: Any, groups: Dict[str, Group]) -> None:
@@ -176,6 +191,8 @@ def draw_norms(results: Results) -> Any:
                 trained = [value or None for value in mean_norms(run, "adapter")]
                 label = f"{name}, A and B alone"
                 axis.plot(trained, color=COLOURS[name], linestyle="--", label=label)
+                label = f"{name}, merged at the end"
+                axis.plot(run.end["merged"], color=COLOURS[name], linestyle=":", label=label)
         axis.set(title=f"{shape}'s shape", yscale="log", ylabel="mean norm over training")
         axis.set_xticks([0, len(values) - 1], ["embedding", "final norm"])
         axis.legend()
@@ -212,9 +229,9 @@ def draw_memory(results: Results) -> Any:
 
 def draw_time(results: Results) -> Any:
     """Seconds of a step, by phase."""
-    found = {name: parts for name, parts in phases(results).items() if name in studies.BASE}
+    found = {name: steps for name, steps in phases(results).items() if name in studies.BASE}
     figure, (axis,) = _panels(1)
-    parts = {phase: [times[phase] for times in found.values()] for phase in PHASES}
+    parts = {phase: [steps.mean(phase) for steps in found.values()] for phase in PHASES}
     _draw_bars(axis, list(found), parts)
     axis.set_ylabel("seconds of a step")
     return figure

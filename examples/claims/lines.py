@@ -29,7 +29,7 @@ class Result(NamedTuple):
     """A run."""
 
     spec: Spec
-    begin: Line  # the first line: versions, machine, the plan
+    begin: Line  # the first line: versions, machine, settings, the plan
     lines: List[Line]  # steps and measurements
     end: Line  # the last: losses of the part to judge by, memory
 
@@ -85,9 +85,12 @@ def read_lines(path: Path) -> List[Line]:
 
 
 def publish(part: Path, path: Path) -> None:
-    """Puts a whole file where it belongs."""
+    """Puts a whole file where it belongs, which may be another file system."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    shutil.move(str(part), str(path))
+    beside = path.with_suffix(".part")
+    shutil.copyfile(part, beside)
+    beside.replace(path)
+    part.unlink()
 
 
 class Writer:

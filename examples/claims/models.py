@@ -5,7 +5,7 @@ SPDX-License-Identifier: MIT
 
 from __future__ import annotations
 
-import math
+import hashlib
 import shutil
 import sys
 from dataclasses import replace
@@ -32,6 +32,14 @@ def made(directory: Path, make: Callable[[Path], None]) -> Path:
         make(part)
         part.replace(directory)
     return directory
+
+
+def digest(directory: Path) -> str:
+    """Of the weights' files."""
+    found = hashlib.sha256()
+    for path in sorted(directory.glob("*.safetensors")):
+        found.update(path.read_bytes())
+    return found.hexdigest()
 
 
 def gpt2_config(vocab_size: int, tokens: int) -> liblisa.ModelConfig:
@@ -69,8 +77,7 @@ def teach_gpt2(directory: Path, text: Text, vocab_size: int, tokens: int) -> Non
         for step in range(STEPS):
             padded = pad([next(rows) for _ in range(ROWS)])
             batch.set(padded.tokens, _all_labels(padded), documents=padded.documents)
-            fall = (1 + math.cos(math.pi * step / STEPS)) / 2
-            optimizer.set_lr(RATE * min((step + 1) / WARMUP, fall))
+            optimizer.set_lr(liblisa.scheduled_lr(step, STEPS, RATE, warmup_steps=WARMUP))
             loss = liblisa.train_step(model, None, optimizer, batch, step).loss
             if step % 100 == 0 or step + 1 == STEPS:
                 print(f"{GPT2}: {step + 1}/{STEPS}, loss {loss:.3f}", file=sys.stderr)

@@ -19,9 +19,10 @@ import liblisa
 from liblisa.evaluation import Score, total
 
 from lines import Line, Writer, publish
+from models import digest
 from spec import Spec
 from texts import Text
-from training import Step, Training, plan
+from training import Step, Training, plan, settings
 
 MEASURE_EVERY = 20  # steps: loss of the part to choose by, norms
 CURVES_OF = 1  # the seed whose runs are measured on the way, which takes a quarter of their time
@@ -113,6 +114,9 @@ class Run:
             "spec": self._spec.as_json(),
             "liblisa": liblisa.library_version(),
             "machine": machine(),
+            "settings": settings(self._spec),
+            "weights": digest(self._model),
+            "rows": self._text.digest,
             "parameters": planned.n_parameters,
             "trained": planned.n_trained,
             "planned": {name: n for name, n in planned.bytes.items() if n},

@@ -18,7 +18,7 @@ class Spec:
     text: str
     method: str  # "lisa", "lora", "full", or "none", which only scores
     lr: float = 0.0
-    seed: int = 1  # order of the rows; draws of layers, dropout and rounding
+    seed: int = 1  # order of the rows; draws of layers, A of LoRA, rounding
     draws: int = 0  # of layers, where they have a seed of their own
     active: int = 2
     interval: int = 20

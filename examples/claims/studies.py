@@ -153,15 +153,15 @@ def sampling(results: Results) -> List[Spec]:
     return [run for spec in samplings(best).values() for run in seeded(spec)]
 
 
-def frozen_embedding() -> Spec:
+def frozen_embedding(text: str) -> Spec:
     """LISA that leaves embedding and tied head alone, without a rate."""
-    return replace(BASE["LISA"], text=TEXTS[0], embedding=False)
+    return replace(BASE["LISA"], text=text, embedding=False)
 
 
 def always(results: Results) -> Dict[str, Spec]:
     """What trains all the time beside LISA's layers, where the head is a tensor of its own."""
     best = best_of(results, TEXTS[0], "LISA")
-    layers = at_best_rate(results, frozen_embedding())
+    layers = at_best_rate(results, frozen_embedding(TEXTS[0]))
     return {
         name: replace(
             best if embedding or head else layers, embedding=embedding, head=head, model=UNTIED
@@ -207,13 +207,13 @@ def _within(results: Results, bytes: int, like: Spec, **changes: Any) -> Spec:
     return replace(like, lr=0.0, limit_mib=rest >> 20, **changes)
 
 
-def budgets(results: Results) -> List[Rivals]:
+def budgets(results: Results, text: str) -> List[Rivals]:
     """In LISA's memory, and in that of LoRA of rank 16."""
-    lisa, small_lora, large_lora, full = (best_of(results, TEXTS[0], name) for name in BASE)
+    lisa, small_lora, large_lora, full = (best_of(results, text, name) for name in BASE)
     much, little = (footprint(results.need(spec)) for spec in (lisa, small_lora))
     lora = _within(results, much, large_lora, rank=EQUAL_RANK)
     squeezed = _within(results, much, full, moments="8bit", in_backward=True)
-    frozen = at_best_rate(results, frozen_embedding())
+    frozen = at_best_rate(results, frozen_embedding(text))
     small_lisa = _within(results, little, frozen)
     return [
         Rivals(
@@ -236,8 +236,13 @@ def budgets(results: Results) -> List[Rivals]:
 
 def budget(results: Results) -> List[Spec]:
     """Every method in the same memory, with three seeds."""
-    rivals = [spec for group in budgets(results) for spec in group.methods.values()]
-    return [run for spec in rivals for run in seeded(spec)]
+    return [
+        run
+        for text in TEXTS
+        for rivals in budgets(results, text)
+        for spec in rivals.methods.values()
+        for run in seeded(spec)
+    ]
 
 
 def of_gpt2(name: str) -> Spec:
@@ -250,6 +255,19 @@ def norms(results: Results) -> List[Spec]:
     return [run for name in NORMS_OF for run in sweep(results, of_gpt2(name)).runs]
 
 
+def timed(results: Results) -> Dict[str, Spec]:
+    """What is timed: the methods, and how they fit into others' memory."""
+    methods = {name: best_of(results, TEXTS[0], name) for name in BASE}
+    for rivals in budgets(results, TEXTS[0]):
+        methods.update(rivals.methods)
+    return methods
+
+
+def time(results: Results) -> List[Spec]:
+    """Where the time of a step goes: the runs by which it is known what is timed."""
+    return list(timed(results).values())
+
+
 STUDIES: Dict[str, Callable[[Results], List[Spec]]] = {
     "quality": quality,
     "ablation": ablation,
@@ -257,15 +275,8 @@ STUDIES: Dict[str, Callable[[Results], List[Spec]]] = {
     "budget": budget,
     "ends": ends,
     "norms": norms,
+    "time": time,
 }
-
-
-def timed(results: Results) -> Dict[str, Spec]:
-    """What is timed: the methods, and how they fit into others' memory."""
-    methods = {name: best_of(results, TEXTS[0], name) for name in BASE}
-    for group in budgets(results):
-        methods.update(group.methods)
-    return methods
 
 
 def missing(study: str, results: Results) -> List[Spec]:

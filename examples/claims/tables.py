@@ -14,8 +14,10 @@ import studies
 from intervals import Estimate, difference, loss_of, over_seeds
 from lines import TIMES, NotYet, Result, Results, read_lines
 from spec import Spec
+from timing import timed_before
 
 MIB = 1 << 20
+TAKEN = ("planned MiB", "resident MiB", "s a step")
 PHASES = ("mask", "forward", "backward", "update")
 DRAWN_OF = {  # the studies of a picture
     "curves": ("quality",),
@@ -45,6 +47,16 @@ def about(estimate: Estimate, sign: str = "") -> str:
 def more(estimate: Estimate) -> str:
     """A difference."""
     return about(estimate, "+")
+
+
+def plain(loss: float) -> str:
+    """A loss of one run."""
+    return f"{loss:.4f}" if math.isfinite(loss) else DIVERGED
+
+
+def percent(part: float) -> str:
+    """Nothing of a run that diverged."""
+    return f"{part:.1%}" if math.isfinite(part) else ""
 
 
 def mib(n_bytes: float) -> str:
@@ -78,13 +90,21 @@ class Group(NamedTuple):
         return statistics.fmean(map(greedy, self.runs))
 
     @property
-    def layers(self) -> str:
-        """How many train at a time, and how many ever did."""
-        masks = [line["layers"] for run in self.runs for line in run.of("layers")]
-        ever = [
-            {layer for line in run.of("layers") for layer in line["layers"]} for run in self.runs
-        ]
-        return f"{statistics.fmean(map(len, masks)):.1f}; {statistics.fmean(map(len, ever)):.0f}"
+    def layers(self) -> float:
+        """How many of LISA's train at a time."""
+        return statistics.fmean(
+            len(line["layers"]) for run in self.runs for line in run.of("layers")
+        )
+
+    @property
+    def layers_ever(self) -> float:
+        """How many trained in the end."""
+        return statistics.fmean(map(layers_ever, self.runs))
+
+    @property
+    def resident(self) -> float:
+        """By how much the process grew, at the most."""
+        return max(float(run.end["resident"]) for run in self.runs)
 
 
 def greedy(run: Result) -> float:
@@ -93,6 +113,12 @@ def greedy(run: Result) -> float:
     if documents is None:
         return math.nan
     return math.fsum(part[2] for part in documents) / math.fsum(part[1] for part in documents)
+
+
+def layers_ever(run: Result) -> int:
+    """How many trained in the end; all of full AdamW and LoRA."""
+    drawn = {layer for line in run.of("layers") for layer in line["layers"]}
+    return len(drawn) or len(next(run.of("norms"))["norms"]) - 2
 
 
 def group_of(results: Results, spec: Spec) -> Group:
@@ -126,23 +152,29 @@ class Tables:
         """Every method of the study of quality at its best rate."""
         untouched = self._results.need(Spec(text, "none"))
         groups = groups_of(self._results, text)
-        loss, right = loss_of(untouched.end["test"]), f"{greedy(untouched):.1%}"
-        rows = [["untouched", "", "", f"{loss:.4f}", "", right, ""]]
+        loss, right = plain(loss_of(untouched.end["test"])), percent(greedy(untouched))
+        rows = [["untouched", "", "", "", loss, "", right, "", "", ""]]
         for name, group in groups.items():
             run = group.runs[0]
             rows.append(
                 [
                     name,
                     f"{run.begin['trained'] / 1e6:.1f} M",
+                    f"{group.layers_ever:.0f}",
                     f"{run.spec.lr:g}",
                     about(group.loss),
                     "" if name == "LISA" else more(group.than(groups["LISA"])),
-                    f"{group.greedy:.1%}",
-                    mib(studies.footprint(run)),
+                    percent(group.greedy),
+                    *self._taken(name, group),
                 ]
             )
-        head = ["", "trained at a time", "rate", "held-out loss", "more than LISA", "greedy", "MiB"]
-        return markdown(head, rows)
+        head = ["", "trained at a time", "layers ever", "rate", "held-out loss", "more than LISA"]
+        return markdown([*head, "greedy", *TAKEN], rows)
+
+    def make_judged(self, text: str) -> str:
+        """How much there is to judge by."""
+        documents = self._results.need(Spec(text, "none")).end["test"]
+        return f"{len(documents)} answers of {sum(part[1] for part in documents):,} tokens"
 
     def make_rates(self, text: str) -> str:
         """Losses by which the rates were chosen."""
@@ -162,7 +194,7 @@ class Tables:
         rows = []
         for active in studies.ACTIVE:
             runs = [self._results.need(found[active, k]) for k in studies.INTERVALS]
-            losses = [f"{loss_of(run.end['test']):.4f}" for run in runs]
+            losses = [plain(loss_of(run.end["test"])) for run in runs]
             rows.append([f"γ = {active}", *losses, mib(studies.footprint(runs[0]))])
         names = [f"K = {interval}" for interval in studies.INTERVALS[:-1]]
         return markdown(["", *names, "never", "MiB"], rows)
@@ -175,12 +207,7 @@ class Tables:
             "γ = 2, never: the layers": Group([need(run) for run in studies.drawn_once(best)]),
             "γ = 2, K = 20: order of the rows and draws": group_of(self._results, best),
         }
-        rows = []
-        for name, group in groups.items():
-            losses = [loss for loss in group.losses if math.isfinite(loss)]
-            spread = f"{min(losses):.4f} to {max(losses):.4f}"
-            mean, deviation = statistics.fmean(losses), statistics.stdev(losses)
-            rows.append([name, str(len(losses)), f"{mean:.4f}", spread, f"{deviation:.4f}"])
+        rows = [[name, *_spread(group.losses)] for name, group in groups.items()]
         head = ["runs that differ in", "runs", "mean loss", "from, to", "standard deviation"]
         return markdown(head, rows)
 
@@ -192,10 +219,10 @@ class Tables:
         """Embedding and head, on and off."""
         return self._against("embedding and head", studies.always(self._results))
 
-    def make_budget(self) -> str:
+    def make_budget(self, text: str) -> str:
         """Methods in the same memory."""
         rows = []
-        for budget in studies.budgets(self._results):
+        for budget in studies.budgets(self._results, text):
             groups = {name: group_of(self._results, s) for name, s in budget.methods.items()}
             first = next(iter(groups.values()))
             for name, group in groups.items():
@@ -207,11 +234,10 @@ class Tables:
                         f"{run.spec.lr:g}",
                         about(group.loss),
                         "" if group is first else more(group.than(first)),
-                        mib(studies.footprint(run)),
-                        mib(run.end["resident"]),
+                        *self._taken(name, group),
                     ]
                 )
-        head = ["MiB", "", "rate", "held-out loss", "more than the first", "planned", "resident"]
+        head = ["in MiB", "", "rate", "held-out loss", "more than the first", *TAKEN]
         return markdown(head, rows)
 
     def make_memory(self) -> str:
@@ -224,7 +250,7 @@ class Tables:
             for name in classes
             if any(run.begin["planned"].get(name, 0) >= MIB for run in runs.values())
         ]
-        rows[0][0] += ", still read at each step"
+        rows[0][0] += " without a private copy"
         rows[0][1:] = [mib(studies.still_mapped(run)) for run in runs.values()]
         rows.append(["**planned**", *(mib(studies.footprint(run)) for run in runs.values())])
         held = [
@@ -237,13 +263,13 @@ class Tables:
     def make_time(self) -> str:
         """Seconds of the phases of a step."""
         found = phases(self._results)
-        lisa = sum(found["LISA"].values())
         rows = []
-        for name, parts in found.items():
-            total = sum(parts.values())
-            said = [f"{parts[phase]:.3f}" for phase in PHASES]
-            rows.append([name, *said, f"{total:.3f}", f"{total / lisa:.2f}"])
-        return markdown(["seconds", "swap", *PHASES[1:], "step", "of LISA's"], rows)
+        for name, steps in found.items():
+            parts = [f"{steps.mean(phase):.3f}" for phase in PHASES]
+            ratio = steps.seconds / found["LISA"].seconds
+            rows.append([name, *parts, f"{steps.seconds:.3f}", steps.middle, f"{ratio:.2f}"])
+        head = ["seconds", "swap", *PHASES[1:], "step", "middle half of the steps", "of LISA's"]
+        return markdown(head, rows)
 
     def make_norms(self) -> str:
         """Mean weight norms over the measurements of a run, by kinds of groups."""
@@ -286,6 +312,14 @@ class Tables:
         """How many there are."""
         return f"{sum(1 for _ in self._results.directory.glob('*_*.jsonl'))} runs"
 
+    def _taken(self, name: str, group: Group) -> List[str]:
+        """Memory, and time where it was measured."""
+        try:
+            seconds = f"{phases(self._results)[name].seconds:.2f}"
+        except NotYet:
+            seconds = ""
+        return [mib(studies.footprint(group.runs[0])), mib(group.resident), seconds]
+
     def _best_lisa(self) -> Spec:
         return studies.best_of(self._results, studies.TEXTS[0], "LISA")
 
@@ -299,7 +333,7 @@ class Tables:
                     name,
                     about(group.loss),
                     "" if name == usual else more(group.than(groups[usual])),
-                    group.layers,
+                    f"{group.layers:.1f}; {group.layers_ever:.0f}",
                     f"{run.begin['trained'] / 1e6:.1f} M",
                     mib(studies.footprint(run)),
                 ]
@@ -320,12 +354,24 @@ def _machine(path: Path) -> str:
     return f"{machine['processor']}, {machine['threads']} threads, {machine['system']}"
 
 
+def _spread(losses: Sequence[float]) -> List[str]:
+    """Runs, mean, from and to, and deviation of those that came to their end."""
+    found = [loss for loss in losses if math.isfinite(loss)]
+    if len(found) < len(losses):
+        said = f"{len(losses)}, of which {len(losses) - len(found)} {DIVERGED}"
+    else:
+        said = str(len(losses))
+    if len(found) < 2:
+        return [said, "", "", ""]
+    extent = f"{min(found):.4f} to {max(found):.4f}"
+    return [said, f"{statistics.fmean(found):.4f}", extent, f"{statistics.stdev(found):.4f}"]
+
+
 def _choice(losses: Dict[float, float], rate: float) -> str:
     if rate not in losses:
         return ""
-    loss = losses[rate]
-    said = f"{loss:.4f}" if math.isfinite(loss) else DIVERGED
-    return f"**{said}**" if loss == min(losses.values()) else said
+    said = plain(losses[rate])
+    return f"**{said}**" if losses[rate] == min(losses.values()) else said
 
 
 def mean_norms(run: Result, key: str) -> List[float]:
@@ -355,18 +401,38 @@ def norm_results(results: Results) -> Dict[str, Dict[str, Result]]:
     return found
 
 
-def phases(results: Results) -> Dict[str, Dict[str, float]]:
-    """Seconds by method and phase: medians, and of the rare swaps the mean over all steps."""
-    path = results.directory / TIMES
-    if not path.is_file():
+class Steps(NamedTuple):
+    """Seconds of the phases of a method's steps."""
+
+    phases: List[Sequence[float]]
+
+    def mean(self, phase: str) -> float:
+        """Of one phase."""
+        return statistics.fmean(step[PHASES.index(phase)] for step in self.phases)
+
+    @property
+    def seconds(self) -> float:
+        """Of a step."""
+        return statistics.fmean(map(sum, self.phases))
+
+    @property
+    def middle(self) -> str:
+        """Where the middle half of the steps lies."""
+        low, _, high = statistics.quantiles(map(sum, self.phases), n=4, method="inclusive")
+        return f"{low:.3f} to {high:.3f}"
+
+
+def phases(results: Results) -> Dict[str, Steps]:
+    """Seconds by method and phase; of a swap, which is timed in every step, a step's share."""
+    path, methods = results.directory / TIMES, studies.timed(results)
+    if timed_before(path) != methods:
         raise NotYet([])
     lines = read_lines(path)
     if "rounds" not in lines[-1]:
         raise ValueError(f"{path}: it ends too early")
-    found: Dict[str, Dict[str, float]] = {}
-    for name in lines[0]["specs"]:
-        steps = [line["seconds"] for line in lines if line.get("method") == name]
-        swap, *others = zip(*steps)
-        medians = map(statistics.median, others)
-        found[name] = dict(zip(PHASES, [statistics.fmean(swap), *medians]))
+    found: Dict[str, Steps] = {name: Steps([]) for name in methods}
+    for line in lines[1:-1]:
+        swap, *others = line["seconds"]
+        interval = methods[line["method"]].interval
+        found[line["method"]].phases.append((swap / interval, *others))
     return found

@@ -5,6 +5,7 @@ SPDX-License-Identifier: MIT
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 from pathlib import Path
@@ -24,6 +25,11 @@ class Text(NamedTuple):
     train: List[Row]
     valid: List[Row]  # rates are chosen by it, and curves drawn
     test: List[Row]  # looked at once, at the end of a run
+
+    @property
+    def digest(self) -> str:
+        """Of all tokens, labels and documents."""
+        return hashlib.sha256(json.dumps(self).encode()).hexdigest()
 
     def order(self, seed: int) -> Iterator[Row]:
         """The rows to train on, for ever: every epoch in an order of its own."""

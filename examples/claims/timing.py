@@ -1,22 +1,36 @@
 """Where the time of a step goes, method by method, on the same rows in turn.
 
+How far back a LISA step goes depends on its layers: here they are drawn for every step, so that
+forty draws are measured and not two. A swap then comes with each, and not with every twentieth.
+
 SPDX-License-Identifier: MIT
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Dict
 
-from lines import Writer, publish
+import liblisa
+
+from lines import Writer, publish, read_lines
 from run import machine
 from spec import Spec
 from texts import Text
 from training import Training
 
-ROUNDS = 40  # two of LISA's periods
+ROUNDS = 40
 WARM = 2  # rounds that are not written down: memory comes in
+
+
+def timed_before(path: Path) -> Dict[str, Spec]:
+    """The methods of a file; none where there is none."""
+    if not path.is_file():
+        return {}
+    return {name: Spec(**values) for name, values in read_lines(path)[0]["specs"].items()}
 
 
 def timing(methods: Dict[str, Spec], text: Text, model: Path, path: Path, part: Path) -> None:
@@ -24,9 +38,17 @@ def timing(methods: Dict[str, Spec], text: Text, model: Path, path: Path, part: 
     with contextlib.ExitStack() as stack:
         writer = stack.enter_context(Writer(part, 0))
         writer.add(
-            {"specs": {k: spec.as_json() for k, spec in methods.items()}, "machine": machine()}
+            {
+                "specs": {name: spec.as_json() for name, spec in methods.items()},
+                "liblisa": liblisa.library_version(),
+                "machine": machine(),
+                "load": os.getloadavg()[0],  # before it begins, by the minute
+            }
         )
-        trainings = {k: stack.enter_context(Training(s, model)) for k, s in methods.items()}
+        trainings = {
+            name: stack.enter_context(Training(replace(spec, interval=1), model))
+            for name, spec in methods.items()
+        }
         rows = text.order(seed=1)
         for number in range(WARM + ROUNDS):
             row = next(rows)

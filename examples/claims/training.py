@@ -84,6 +84,17 @@ def optimizer_options(spec: Spec) -> Optional[Dict[str, Any]]:
     return options
 
 
+def settings(spec: Spec) -> Dict[str, Any]:
+    """What a run does by its spec, in full."""
+    return {
+        "warmup": WARMUP,
+        "last_rate": LAST_RATE,
+        "batch": batch_options(spec),
+        "optimizer": optimizer_options(spec),
+        "adapter": adapter_options(spec),
+    }
+
+
 def plan(spec: Spec, config: liblisa.ModelConfig) -> liblisa.Plan:
     """The memory that a run will take."""
     return liblisa.plan(

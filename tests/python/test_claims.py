@@ -1,9 +1,15 @@
-"""The harness of examples/claims: a run that is interrupted goes on to the same lines."""
+"""The harness of examples/claims: a run that is interrupted goes on to the same lines. Run as a
+program it is claims.py, with a tokenizer that needs no package."""
 
 import json
+import os
 import random
+import runpy
+import signal
+import subprocess
 import sys
 import tempfile
+import time
 import unittest
 from dataclasses import replace
 from pathlib import Path
@@ -24,13 +30,15 @@ import models  # noqa: E402
 import report  # noqa: E402
 import run as running  # noqa: E402
 import studies  # noqa: E402
+import texts  # noqa: E402
 import timing  # noqa: E402
-from liblisa.data import Row  # noqa: E402
+from liblisa.data import Formatter, Row  # noqa: E402
 from liblisa.evaluation import total  # noqa: E402
-from lines import TIMES, Result, Results, Writer  # noqa: E402
+from lines import TIMES, Result, Results, Writer, publish  # noqa: E402
 from spec import Spec  # noqa: E402
 from texts import Text  # noqa: E402
-from training import Training  # noqa: E402
+from test_data import formatter  # noqa: E402
+from training import Training, plan, settings  # noqa: E402
 
 MODEL = TOP / "tests" / "data" / "llama-tied"
 TINY = Spec("words", "lisa", lr=1e-2, interval=3, steps=10, tokens=12, active=1, model="llama-tied")
@@ -48,6 +56,18 @@ def rows(n, seed):
 
 
 TEXT = Text(rows(4, 1), rows(2, 2), rows(3, 3))
+
+
+def comparable(results, spec):
+    """A run's lines without what two runs of it may differ in."""
+    found = []
+    for line in map(json.loads, results.path(spec).read_text().splitlines()):
+        line.pop("seconds", None)
+        line.pop("resident", None)
+        for name in ("staging", "handles"):  # a checkpoint takes some
+            line.get("held", {}).pop(name, None)
+        found.append(line)
+    return found
 
 
 class Interrupted(Exception):
@@ -95,16 +115,6 @@ class Runs(unittest.TestCase):
         with mock.patch.object(Training, "step", counted):
             return self.run_to_end(spec, name), taken
 
-    def comparable(self, results, spec):
-        found = []
-        for line in map(json.loads, results.path(spec).read_text().splitlines()):
-            line.pop("seconds", None)
-            line.pop("resident", None)
-            for name in ("staging", "handles"):  # a checkpoint takes some
-                line.get("held", {}).pop(name, None)
-            found.append(line)
-        return found
-
     def test_an_interrupted_run_comes_to_the_same_lines(self):
         for number, spec in enumerate(
             (
@@ -125,7 +135,7 @@ class Runs(unittest.TestCase):
                     self.assertIsNone(Results(self.directory / name).get(spec))
                     again, taken = self.continued(spec, name)
                     self.assertEqual(taken, list(range(0 if at < 4 else 4, spec.steps)))
-                    self.assertEqual(self.comparable(again, spec), self.comparable(whole, spec))
+                    self.assertEqual(comparable(again, spec), comparable(whole, spec))
                     self.assertEqual(list((self.directory / (name + "-scratch")).glob("*")), [])
 
     def test_lines_that_were_lost_are_run_again(self):
@@ -135,7 +145,7 @@ class Runs(unittest.TestCase):
         part.write_bytes(part.read_bytes()[:40])
         again, taken = self.continued(TINY, "torn")
         self.assertEqual(taken, list(range(TINY.steps)))
-        self.assertEqual(self.comparable(again, TINY), self.comparable(whole, TINY))
+        self.assertEqual(comparable(again, TINY), comparable(whole, TINY))
 
     def test_a_whole_run_has_every_step_and_measurement(self):
         result = self.run_to_end(TINY).get(TINY)
@@ -193,6 +203,30 @@ class Others(unittest.TestCase):
         lines = [json.loads(line) for line in (self.directory / TIMES).read_text().splitlines()]
         self.assertEqual([line.get("method") for line in lines[1:-1]], [*methods] * 3)
         self.assertGreater(sum(sum(line["seconds"]) for line in lines[1:-1]), 0)
+        self.assertEqual(timing.timed_before(self.directory / TIMES), methods)
+        self.assertEqual(timing.timed_before(self.directory / "none"), {})
+
+    def test_layers_are_drawn_for_every_step_that_is_timed(self):
+        step, seen = Training.step, []
+
+        def watched(training, number, row):
+            found = step(training, number, row)
+            seen.append(found.layers)
+            return found
+
+        spec = replace(TINY, interval=20)
+        with mock.patch.object(Training, "step", watched), mock.patch.object(timing, "ROUNDS", 20):
+            timing.timing({"LISA": spec}, TEXT, MODEL, self.directory / TIMES, self.directory / "p")
+        n_layers = liblisa.ModelConfig.read(MODEL).n_layers
+        self.assertEqual({layer for layers in seen for layer in layers}, {*range(n_layers)})
+
+    def test_what_is_published_takes_the_place_of_what_was_there(self):
+        part, path = self.directory / "part", self.directory / "results" / "a.jsonl"
+        for text in ("old", "new"):
+            part.write_text(text)
+            publish(part, path)
+        self.assertEqual((path.read_text(), part.exists()), ("new", False))
+        self.assertEqual([found.name for found in path.parent.iterdir()], ["a.jsonl"])
 
     def test_a_gpt2_is_taught(self):
         with mock.patch.object(models, "STEPS", 3), mock.patch("sys.stderr"):
@@ -226,6 +260,114 @@ class Others(unittest.TestCase):
                 self.assertEqual(total(scored).n_tokens, row.n_targets)
                 loss = training.model.evaluate(training.batch).loss
                 self.assertAlmostEqual(total(scored).loss, loss, places=5)
+
+
+def write_gsm8k(directory):
+    """Sums in place of its questions, more than are used."""
+    directory.mkdir()
+    for name, n in (("train", 1100), ("test", 140)):
+        with open(directory / f"{name}.jsonl", "w", encoding="utf-8") as file:
+            for i in range(n):
+                record = {"question": f"{name} {i} plus {i} ?", "answer": f"{name} {2 * i}"}
+                file.write(json.dumps(record) + "\n")
+
+
+class Texts(unittest.TestCase):
+    def documents(self, part):
+        """Every document of some rows."""
+        found = []
+        for row in part:
+            for document in dict.fromkeys(row.documents):
+                of = [t for t, d in zip(row.tokens, row.documents) if d == document]
+                found.append(tuple(of))
+        return found
+
+    def test_no_example_is_in_two_parts(self):
+        with tempfile.TemporaryDirectory() as name:
+            write_gsm8k(Path(name) / "gsm8k")
+            sums = texts.gsm8k(Path(name) / "gsm8k", formatter(), 512)
+        facts = texts.instructions(formatter(), 512)
+        for text, n in ((sums, [1000, 32, 128]), (facts, [252, 32, 31])):
+            parts = [self.documents(part) for part in text]
+            self.assertEqual([len(part) for part in parts], n)
+            self.assertEqual(len(set(sum(parts, []))), sum(n))
+            self.assertLessEqual(max(len(row.tokens) for part in text for row in part), 512)
+        self.assertNotEqual(sums.digest, facts.digest)
+        self.assertEqual(facts.digest, texts.instructions(formatter(), 512).digest)
+
+    def test_every_epoch_has_all_rows_in_an_order_of_its_own(self):
+        order = TEXT.order(seed=1)
+        epochs = [[next(order) for _ in TEXT.train] for _ in range(4)]
+        for epoch in epochs:
+            self.assertEqual(sorted(epoch), sorted(TEXT.train))
+        self.assertGreater(len(set(map(str, epochs))), 1)
+
+
+class Command(unittest.TestCase):
+    """claims.py as a process of its own, which is killed."""
+
+    def setUp(self):
+        home = tempfile.TemporaryDirectory()
+        self.addCleanup(home.cleanup)
+        self.home = Path(home.name)
+        write_gsm8k(self.home / "gsm8k")
+        config = liblisa.ModelConfig(
+            n_layers=4, d_model=16, n_heads=2, d_ff=32, vocab_size=2048, max_positions=512
+        )
+        with liblisa.Context() as context:
+            liblisa.Model.create(context, config, seed=1).save(self.home / "model")
+
+    def start(self, *options, kill_at=-1):
+        arguments = ["quality", self.home / "model", "--gsm8k", self.home / "gsm8k"]
+        arguments += ["--results", self.home / "results", "--scratch", self.home / "scratch"]
+        return subprocess.Popen(
+            [sys.executable, __file__, *map(str, arguments), *options],
+            env={**os.environ, "CLAIMS_KILL_AT": str(kill_at)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def finish(self, *options, **changes):
+        process = self.start(*options, **changes)
+        out, err = process.communicate(timeout=60)
+        return process.returncode, out, err
+
+    def results(self):
+        return sorted(path.stem for path in (self.home / "results").glob("*"))
+
+    def test_killed_at_once_with_its_runs_it_goes_on(self):
+        spec = Spec("gsm8k", "lisa", lr=1e-3)
+        self.assertEqual(self.finish(kill_at=50)[0], -signal.SIGKILL)
+        self.assertEqual(self.results(), ["gsm8k_none"])
+        process = self.start()
+        path = Results(self.home / "results").path(spec)
+        end = time.monotonic() + 60
+        while not path.exists() and process.poll() is None and time.monotonic() < end:
+            time.sleep(0.01)
+        process.terminate()
+        _, err = process.communicate(timeout=60)
+        self.assertEqual(process.returncode, 130, err)
+        self.assertIn(f"{spec.name}: 60/120", err)
+        self.assertNotIn(f"{spec.name}: 40/120", err)
+        whole = Results(self.home / "whole")
+        text = texts.gsm8k(self.home / "gsm8k", formatter(), 512)
+        with mock.patch("sys.stderr"):
+            running.run(spec, text, self.home / "model", whole.path(spec), self.home / "other")
+        self.assertEqual(comparable(Results(self.home / "results"), spec), comparable(whole, spec))
+
+    def test_what_is_missing_is_listed_and_nothing_is_run(self):
+        status, out, _ = self.finish("--list")
+        self.assertEqual((status, out.split()[0], self.results()), (0, "gsm8k_none", []))
+        status, _, err = self.finish("--hours", "0")
+        self.assertEqual((status, err, self.results()), (1, "quality: not whole yet\n", []))
+
+    def test_a_text_that_is_not_there_is_said(self):
+        (self.home / "gsm8k" / "test.jsonl").unlink()
+        status, _, err = self.finish()
+        self.assertEqual((status, err.count("\n")), (1, 1), err)
+        self.assertIn("test.jsonl", err)
 
 
 class Intervals(unittest.TestCase):
@@ -320,7 +462,7 @@ class Invented(Results):
     """Lines for every run that is asked for."""
 
     def get(self, spec):
-        loss = abs(spec.lr - 1e-3) + spec.seed / 8
+        loss = abs(spec.lr - 1e-3) + spec.seed / 8 + spec.draws / 100
         groups = [2.0, 1.0, 1.5, 3.0]
         lines = [
             {"step": step, "valid": loss, "loss": loss, "norms": groups, "adapter": groups}
@@ -330,29 +472,76 @@ class Invented(Results):
             lines.append({"step": 1, "layers": [0, 2]})
         memory = {"mapped weights": 9 << 20, "private weights": 5 << 20, "moments": 7 << 20}
         begin = {"planned": memory, "trained": 7000000, "machine": MACHINE}
-        end = {"test": [[loss * 4, 4, 1]] * 3, "held": memory, "resident": 5 << 20}
+        end = {"test": [[loss * 4, 4, 1]] * 3, "held": memory, "resident": spec.seed << 20}
+        end["merged"] = groups
         return Result(spec, begin, lines, end)
 
 
 MACHINE = {"processor": "a processor", "threads": 2, "system": "a system"}
 
 
+def write_times(results, end=True):
+    """Two steps of every method; full AdamW's are longer."""
+    specs = studies.timed(results)
+    with Writer(results.directory / TIMES, 0) as writer:
+        named = {name: spec.as_json() for name, spec in specs.items()}
+        writer.add({"specs": named, "machine": MACHINE})
+        for update in (2.0, 4.0):
+            for name in specs:
+                more = 3.0 if name == "full AdamW" else 0.0
+                writer.add({"method": name, "seconds": [2.0, 1.0, 1.9, update + more]})
+        if end:
+            writer.add({"rounds": 2})
+
+
 class Pages(unittest.TestCase):
-    def test_a_page_of_every_study(self):
+    def setUp(self):
         directory = tempfile.TemporaryDirectory()
         self.addCleanup(directory.cleanup)
-        results = Invented(Path(directory.name))
-        with Writer(results.directory / TIMES, 0) as writer:
-            writer.add({"specs": {"LISA": {}, "full AdamW": {}}, "machine": MACHINE})
-            writer.add({"method": "LISA", "seconds": [0.0, 1.0, 2.0, 3.0]})
-            writer.add({"method": "full AdamW", "seconds": [0.0, 1.0, 2.0, 6.0]})
-            writer.add({"rounds": 1})
-        page = report.page(results)
+        self.directory = Path(directory.name)
+
+    def page(self, kind=Invented):
+        results = kind(self.directory)
+        write_times(results)
+        return report.page(results)
+
+    def test_a_page_of_every_study(self):
+        page = self.page()
         self.assertNotIn("Not measured yet", page)
-        self.assertIn("| full AdamW | 0.000 | 1.000 | 2.000 | 6.000 | 9.000 | 1.50 |", page)
         self.assertIn("a processor", page)
-        self.assertIn("| LoRA r 128 | 7.0 M | 0.001 |", page)
         self.assertNotIn("${", page)
+
+    def test_the_figures_of_a_page(self):
+        page = self.page()
+        for row in (
+            # The mean of 1/8, 2/8, 3/8, and 4.303 times their deviation by the root of three.
+            "| LISA | 7.0 M | 2 | 0.001 | 0.2500 ± 0.3105 |  | 25.0% | 16 | 3 | 6.00 |",
+            "| LoRA r 16 | 7.0 M | 2 | 0.001 | 0.2500 ± 0.3105 | +0.0000 ± 0.0000 | 25.0% | 21 |",
+            "| γ = 2, K = 20: draws of layers | 5 | 0.2550 | 0.2350 to 0.2750 | 0.0158 |",
+            "| uniform | 0.2500 ± 0.3105 |  | 2.0; 2 | 7.0 M | 16 |",
+            "| 16 | LISA | 0.001 | 0.2500 ± 0.3105 |  | 16 | 3 | 6.00 |",
+            "| **planned** | 16 | 21 | 21 | 16 |",
+            "| LISA | 0.100 | 1.000 | 1.900 | 3.000 | 6.000 | 5.500 to 6.500 | 1.00 |",
+            "| full AdamW | 0.100 | 1.000 | 1.900 | 6.000 | 9.000 | 8.500 to 9.500 | 1.50 |",
+            "| GPT-2, full AdamW | 2.0 | 1.0 to 1.5 | 3.0 | +0.00% |",
+            "| GPT-2, LoRA r 16: A and B alone |  | 1.0 to 1.5 |  |  |",
+        ):
+            self.assertIn(row, page)
+        self.assertIn("(3 answers of 12 tokens)", page)
+
+    def test_times_of_other_methods_are_none(self):
+        class Others(Invented):
+            def get(self, spec):
+                found = super().get(spec)
+                if spec.method == "lora":
+                    shift = abs(spec.lr - 1e-4)  # another rate is the best
+                    found.lines[1]["valid"] = shift
+                return found
+
+        write_times(Invented(self.directory))
+        page = report.page(Others(self.directory))
+        self.assertNotIn("6.000", page)
+        self.assertIn("| LISA | 7.0 M | 2 | 0.001 | 0.2500 ± 0.3105 |  | 25.0% | 16 | 3 |  |", page)
 
     def test_a_run_that_diverged_is_said(self):
         class Diverged(Invented):
@@ -362,32 +551,27 @@ class Pages(unittest.TestCase):
                     found.end["test"] = None
                 return found
 
-        page = report.page(Diverged(Path("nowhere")))
-        self.assertIn("| LISA | 7.0 M | 0.001 | diverged |", page)
+        page = self.page(Diverged)
+        self.assertIn("| LISA | 7.0 M | 2 | 0.001 | diverged |", page)
+        self.assertIn("draws of layers | 5, of which 1 diverged | 0.2575 |", page)
+        self.assertNotIn("nan", page)
+        self.assertNotIn("inf ", page)
 
     def test_times_that_end_too_early_are_refused(self):
-        with tempfile.TemporaryDirectory() as name, Writer(Path(name) / TIMES, 0) as writer:
-            writer.add({"specs": {"LISA": {}}, "machine": MACHINE})
-            writer.add({"method": "LISA", "seconds": [0.0, 1.0, 2.0, 3.0]})
-            with self.assertRaisesRegex(ValueError, "too early"):
-                report.page(Results(Path(name)))
+        write_times(Invented(self.directory), end=False)
+        with self.assertRaisesRegex(ValueError, "too early"):
+            report.page(Invented(self.directory))
 
     @unittest.skipUnless(matplotlib, "matplotlib is not installed")
     def test_every_picture_is_drawn(self):
         import figures
 
-        with tempfile.TemporaryDirectory() as name:
-            directory = Path(name)
-            with Writer(directory / TIMES, 0) as writer:
-                writer.add({"specs": {"LISA": {}}, "machine": MACHINE})
-                writer.add({"method": "LISA", "seconds": [0.0, 1.0, 2.0, 3.0]})
-                writer.add({"rounds": 1})
-            figures.draw_all(Invented(directory), directory)
-            drawn = {path.stem for path in directory.glob("*.svg")}
+        page = self.page()
+        figures.draw_all(Invented(self.directory), self.directory)
+        drawn = {path.stem for path in self.directory.glob("*.svg")}
         self.assertEqual(drawn, set(figures.PICTURES))
-        page = report.page(Invented(directory))
         for picture in figures.PICTURES:
-            self.assertTrue(picture == "time" or f"(results/{picture}.svg)" in page, picture)
+            self.assertIn(f"(results/{picture}.svg)", page)
 
     def test_a_page_of_nothing_says_so(self):
         page = report.page(Results(Path("nowhere")))
@@ -406,8 +590,54 @@ class Committed(unittest.TestCase):
                 with open(path, encoding="utf-8") as file:
                     spec = Spec(**json.loads(file.readline())["spec"])
                 self.assertEqual(path.stem, spec.name)
-                self.assertIn("test", Results(path.parent).need(spec).end)
+                found = Results(path.parent).need(spec)
+                self.assertIn("test", found.end)
+                self.assertEqual(settings(spec), found.begin.get("settings", settings(spec)))
+
+    def test_runs_of_a_model_and_a_text_began_with_the_same(self):
+        seen = {}
+        for path in sorted((CLAIMS / "results").glob("*_*.jsonl")):
+            with open(path, encoding="utf-8") as file:
+                begin = json.loads(file.readline())
+            for kind, of in (("weights", "model"), ("rows", "text")):
+                if kind in begin:
+                    name = begin["spec"][of]
+                    self.assertEqual(seen.setdefault(name, begin[kind]), begin[kind], path)
+
+    def test_lora_in_lisas_memory_has_the_largest_rank_that_stores_everything(self):
+        results = Results(CLAIMS / "results")
+        config = liblisa.ModelConfig(
+            n_layers=30,
+            d_model=576,
+            n_heads=9,
+            n_kv_heads=3,
+            d_ff=1536,
+            vocab_size=49152,
+            max_positions=8192,
+            tied_head=True,
+            weights_dtype="bf16",
+        )
+        best = studies.best_of(results, "gsm8k", "LISA")
+        lora = studies.best_of(results, "gsm8k", "LoRA r 128")
+        limit = studies.footprint(results.need(best))
+        for rank, stored in ((studies.EQUAL_RANK, True), (studies.EQUAL_RANK + 16, False)):
+            spec = studies._within(results, limit, lora, rank=rank)
+            self.assertEqual(plan(spec, config).stored_layers == config.n_layers, stored, rank)
+
+
+def claims_with_words():
+    """claims.py; all of it is killed at a step of a run, where one is named."""
+    step, kill_at = Training.step, int(os.environ["CLAIMS_KILL_AT"])
+
+    def killed(training, number, row):
+        if number == kill_at:
+            os.killpg(0, signal.SIGKILL)
+        return step(training, number, row)
+
+    with mock.patch.object(Formatter, "open", lambda _: formatter()):
+        with mock.patch.object(Training, "step", killed):
+            runpy.run_path(str(CLAIMS / "claims.py"), run_name="__main__")
 
 
 if __name__ == "__main__":
-    unittest.main()
+    claims_with_words()
