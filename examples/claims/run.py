@@ -25,9 +25,14 @@ from texts import Text
 from training import Step, Training, plan, settings
 
 MEASURE_EVERY = 20  # steps: loss of the part to choose by, norms
-CURVES_OF = 1  # the seed whose runs are measured on the way, which takes a quarter of their time
 SAVE_EVERY = 40  # steps
 DIGITS = 6  # of a number in a line
+
+
+def has_curve(spec: Spec) -> bool:
+    """Whether it is measured on the way, which takes time: what the study of quality varies."""
+    usual = Spec(spec.text, spec.method, spec.lr, rank=spec.rank, model=spec.model)
+    return spec == usual
 
 
 def machine() -> Dict[str, Any]:
@@ -139,9 +144,8 @@ class Run:
 
     def _measure(self, training: Training, writer: Writer) -> None:
         """Where it is due: at the end, and on the way where curves are drawn."""
-        spec = self._spec
-        on_the_way = self._done % MEASURE_EVERY == 0 and spec.seed == CURVES_OF and not spec.draws
-        if on_the_way or self._done == spec.steps:
+        on_the_way = self._done % MEASURE_EVERY == 0 and has_curve(self._spec)
+        if on_the_way or self._done == self._spec.steps:
             writer.add(self._measured(training))
 
     def _of_step(self, step: Step) -> Line:

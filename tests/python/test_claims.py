@@ -81,6 +81,7 @@ class Runs(unittest.TestCase):
         self.directory = Path(directory.name)
         for name, value in (("SAVE_EVERY", 4), ("MEASURE_EVERY", 5)):
             self.enter(mock.patch.object(running, name, value))
+        self.enter(mock.patch.object(running, "has_curve", lambda spec: spec.seed == 1))
         self.enter(mock.patch("sys.stderr"))
 
     def enter(self, manager):
@@ -159,10 +160,10 @@ class Runs(unittest.TestCase):
         for name in ("gradients", "moments", "activations"):
             self.assertEqual(held[name], planned[name], name)
 
-    def test_other_seeds_are_measured_at_the_end_alone(self):
-        for spec in (replace(TINY, seed=2), replace(TINY, draws=7)):
-            result = self.run_to_end(spec).get(spec)
-            self.assertEqual([line["step"] for line in result.of("valid")], [10])
+    def test_what_has_no_curve_is_measured_at_the_end_alone(self):
+        spec = replace(TINY, seed=2)
+        result = self.run_to_end(spec).get(spec)
+        self.assertEqual([line["step"] for line in result.of("valid")], [10])
 
     def test_the_untouched_model_scores_as_before_the_first_step(self):
         spec = replace(TINY, method="none", lr=0.0)
@@ -542,6 +543,17 @@ class Pages(unittest.TestCase):
         page = report.page(Others(self.directory))
         self.assertNotIn("6.000", page)
         self.assertIn("| LISA | 7.0 M | 2 | 0.001 | 0.2500 ± 0.3105 |  | 25.0% | 16 | 3 |  |", page)
+
+    def test_what_is_drawn_over_steps_is_measured_on_the_way(self):
+        results = Invented(self.directory)
+        lisa = studies.best_of(results, "gsm8k", "LISA")
+        drawn = [
+            studies.best_of(results, text, name) for text in studies.TEXTS for name in studies.BASE
+        ]
+        drawn += studies.norms(results)
+        self.assertTrue(all(map(running.has_curve, drawn)))
+        others = [*studies.drawn(lisa), studies.table(lisa)[8, 50], replace(lisa, seed=2)]
+        self.assertFalse(any(map(running.has_curve, others)))
 
     def test_a_run_that_diverged_is_said(self):
         class Diverged(Invented):
