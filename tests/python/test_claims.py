@@ -332,7 +332,7 @@ class Command(unittest.TestCase):
 
     def finish(self, *options, **changes):
         process = self.start(*options, **changes)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=300)
         return process.returncode, out, err
 
     def results(self):
@@ -344,11 +344,11 @@ class Command(unittest.TestCase):
         self.assertEqual(self.results(), ["gsm8k_none"])
         process = self.start()
         path = Results(self.home / "results").path(spec)
-        end = time.monotonic() + 60
+        end = time.monotonic() + 300
         while not path.exists() and process.poll() is None and time.monotonic() < end:
             time.sleep(0.01)
         process.terminate()
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=300)
         self.assertEqual(process.returncode, 130, err)
         self.assertIn(f"{spec.name}: 60/120", err)
         self.assertNotIn(f"{spec.name}: 40/120", err)
