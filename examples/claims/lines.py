@@ -5,6 +5,7 @@ SPDX-License-Identifier: MIT
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import shutil
@@ -88,8 +89,13 @@ def publish(part: Path, path: Path) -> None:
     """Puts a whole file where it belongs, which may be another file system."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_suffix(".part")
-    shutil.copyfile(part, beside)
-    beside.replace(path)
+    try:
+        shutil.copyfile(part, beside)
+        beside.replace(path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            beside.unlink()
+        raise
     part.unlink()
 
 

@@ -156,6 +156,10 @@ class Runs(unittest.TestCase):
         layers = [line["layers"] for line in result.of("layers")]
         self.assertEqual([len(active) for active in layers], [1] * 10)
         self.assertEqual(layers[0:3], [layers[0]] * 3)
+        self.assertEqual(result.begin["rows"], TEXT.digest)
+        self.assertEqual(result.begin["weights"], models.digest(MODEL))
+        self.assertNotEqual(models.digest(MODEL), models.digest(MODEL.parent / "llama-untied"))
+        self.assertEqual(result.begin["settings"], settings(TINY))
         planned, held = result.begin["planned"], result.end["held"]
         for name in ("gradients", "moments", "activations"):
             self.assertEqual(held[name], planned[name], name)
@@ -227,6 +231,13 @@ class Others(unittest.TestCase):
             part.write_text(text)
             publish(part, path)
         self.assertEqual((path.read_text(), part.exists()), ("new", False))
+        self.assertEqual([found.name for found in path.parent.iterdir()], ["a.jsonl"])
+        part.write_text("newer")
+        with mock.patch("shutil.copyfile", side_effect=OSError(28, "No space left on device")):
+            self.assertRaises(OSError, publish, part, path)
+        self.assertEqual((path.read_text(), part.read_text()), ("new", "newer"))
+        with mock.patch.object(Path, "replace", side_effect=OSError(5, "Input/output error")):
+            self.assertRaises(OSError, publish, part, path)
         self.assertEqual([found.name for found in path.parent.iterdir()], ["a.jsonl"])
 
     def test_a_gpt2_is_taught(self):
@@ -321,7 +332,7 @@ class Command(unittest.TestCase):
     def start(self, *options, kill_at=-1):
         arguments = ["quality", self.home / "model", "--gsm8k", self.home / "gsm8k"]
         arguments += ["--results", self.home / "results", "--scratch", self.home / "scratch"]
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, __file__, *map(str, arguments), *options],
             env={**os.environ, "CLAIMS_KILL_AT": str(kill_at)},
             stdout=subprocess.PIPE,
@@ -329,6 +340,8 @@ class Command(unittest.TestCase):
             text=True,
             start_new_session=True,
         )
+        self.addCleanup(process.terminate)  # which ends its run too; nothing where it has ended
+        return process
 
     def finish(self, *options, **changes):
         process = self.start(*options, **changes)
