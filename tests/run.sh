@@ -55,7 +55,23 @@ run_one() {
     fi
     echo "$checks $failures $errors" >"${log%.log}.sum"
     printf '%-40s %s%s\n' "$name" "$(closing "$checks" "$failures" "$errors")" "$note"
-    [ $((failures + errors)) = 0 ] || grep -vE "$summary" "$log" | tail -n 40 | sed 's/^/    /'
+    [ $((failures + errors)) = 0 ] || last_of "$log" 40
+}
+
+# The last lines of a log but its closing one.
+last_of() {
+    grep -vE "$summary" "$1" | tail -n "$2" | sed 's/^/    /'
+}
+
+# Once more at the end, where a reader of a long output looks first.
+what_failed() {
+    local sum failures errors
+    for sum in "$logs"/*.sum; do
+        read -r _ failures errors <"$sum"
+        [ $((failures + errors)) = 0 ] && continue
+        echo "failed: $(basename "$sum" .sum)"
+        last_of "${sum%.sum}.log" 6
+    done
 }
 
 closing() {
@@ -71,5 +87,6 @@ fi
 [ $# -gt 0 ] && printf '%s\0' "$@" | xargs -0 -n 1 -P "${JOBS:-2}" bash tests/run.sh --one
 read -r checks failures errors < <(cat "$logs"/*.sum 2>/dev/null |
     awk '{ c += $1; f += $2; e += $3 } END { print c + 0, f + 0, e + 0 }')
+[ $((failures + errors)) = 0 ] || what_failed
 closing "$checks" "$failures" "$errors"
 [ $((failures + errors)) = 0 ]
