@@ -1,5 +1,6 @@
 /* Rates of the CPU backend's operations in the shapes of SmolLM2-135M (1024 tokens as 2 x 512).
  * usage: bench_cpu [THREADS]. The best of several calls counts: the machine may be shared. */
+#include "backend/cpu/blas.h"
 #include "backend/cpu/ops.h"
 #include "core/context.h"
 
@@ -281,8 +282,9 @@ int main(int argc, char **argv) {
         return fprintf(stderr, "%s\n", lisa_error_last()), 1;
     be = context->be;
     float *x = noise((size_t)V * C);
-    printf("%u threads, vectors: %s, largest tile on every thread: %.1f GFLOP/s\n",
-           lisa_context_n_threads(context), lisa__cpu_of(be)->vector->name, ceiling(x));
+    printf("%u threads, vectors: %s, products: %s, largest tile on every thread: %.1f GFLOP/s\n",
+           lisa_context_n_threads(context), lisa__cpu_of(be)->vector->name, lisa__blas_kernels(),
+           ceiling(x));
     bench_linear("q, o", TOKENS, C, C, x);
     bench_linear("k, v", TOKENS, KV * D, C, x);
     bench_linear("gate, up", TOKENS, F, C, x);

@@ -364,6 +364,26 @@ START_TEST(test_environment_is_the_hosts) {
 }
 END_TEST
 
+/* Whatever the processor's model, which OpenBLAS may be too old to know. */
+START_TEST(test_kernels_are_those_of_the_vectors) {
+    static const struct {
+        const struct lisa__vector *vector;
+        const char *kernels;
+    } expected[] = {
+#ifdef __x86_64__
+        {&lisa__vector_avx512, "SkylakeX"},
+        {&lisa__vector_avx2, "Haswell"},
+#endif
+        {&lisa__vector_base, NULL},
+    };
+    size_t i = 0;
+    while (expected[i].vector != lisa__vector_choose())
+        i++;
+    if (expected[i].kernels != NULL)
+        ck_assert_str_eq(lisa__blas_kernels(), expected[i].kernels);
+}
+END_TEST
+
 /* A program that has an OpenBLAS of its own keeps its setting and its products. */
 START_TEST(test_hosts_own_blas_is_left_alone) {
     void *library = dlopen("libopenblas.so.0", RTLD_NOW | RTLD_GLOBAL);
@@ -397,8 +417,10 @@ static Suite *blas_suite(void) {
     tcase_add_test(tcase, test_threads_do_not_change_a_bit);
     tcase_add_test(tcase, test_hosts_own_blas_is_left_alone);
     /* With BLAS=system, which needs no buffer of ours, the environment speaks to the system's. */
-    if (lisa__blas_buffer_bytes() > PAGE)
+    if (lisa__blas_buffer_bytes() > PAGE) {
+        tcase_add_test(native, test_kernels_are_those_of_the_vectors);
         tcase_add_test(native, test_environment_is_the_hosts);
+    }
     suite_add_tcase(suite, tcase);
     suite_add_tcase(suite, native);
     return suite;

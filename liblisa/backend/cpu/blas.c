@@ -1,7 +1,10 @@
 #include "backend/cpu/blas.h"
 
+#include "backend/cpu/vector.h"
+
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -26,6 +29,10 @@ static void call_sgemm(const struct lisa__sgemm *op) {
 
 #ifdef LISA_SYSTEM_BLAS
 
+const char *lisa__blas_kernels(void) {
+    return "the system's";
+}
+
 size_t lisa__blas_buffer_bytes(void) {
     return 4096; /* its memory is its own affair */
 }
@@ -36,6 +43,12 @@ void lisa__sgemm(void *buffer, const struct lisa__sgemm *op) {
 }
 
 #else
+
+char *openblas_get_corename(void);
+
+const char *lisa__blas_kernels(void) {
+    return openblas_get_corename();
+}
 
 /* The buffer of the product that the calling thread is in. */
 static _Thread_local void *lent;
@@ -153,9 +166,22 @@ void __wrap_blas_memory_free(void *buffer) {
     (void)buffer;
 }
 
-char *__wrap_getenv(const char *name) {
-    (void)name;
+/* OpenBLAS knows processors by their model numbers, and for one that is newer than itself it takes
+ * its oldest kernels, an eighth as fast as those with AVX-512. So it is told which to take, by what
+ * the processor can; NULL leaves it to itself. */
+static char *kernels_to_take(void) {
+#ifdef __x86_64__
+    const struct lisa__vector *vector = lisa__vector_choose();
+    if (vector == &lisa__vector_avx512)
+        return "SkylakeX";
+    if (vector == &lisa__vector_avx2)
+        return "Haswell";
+#endif
     return NULL;
+}
+
+char *__wrap_getenv(const char *name) {
+    return strcmp(name, "OPENBLAS_CORETYPE") == 0 ? kernels_to_take() : NULL;
 }
 
 /* The complaint about a wrong argument; gemm.c passes none. */

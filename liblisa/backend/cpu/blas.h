@@ -19,6 +19,9 @@ struct lisa__sgemm {
     size_t lda, ldb, ldc; /* at most INT32_MAX */
 };
 
+/* OpenBLAS's name for the kernels that products run in. */
+const char *lisa__blas_kernels(void);
+
 /* Bytes of the buffer that lisa__sgemm needs on this processor, a multiple of 4096 and the same in
  * every call; 0 when the system's memory does not suffice to find out. */
 size_t lisa__blas_buffer_bytes(void);

@@ -5,7 +5,7 @@
 # The serial OpenBLAS: it starts no threads. What is wrapped, and by what, is in blas.c: the buffers
 # (the serial build hands them out without a lock), the environment, printing and exiting.
 BLAS_ARCHIVE = $(shell $(CC) -print-file-name=openblas-serial/libopenblas.a)
-BLAS_FUNCTIONS := cblas_sgemm
+BLAS_FUNCTIONS := cblas_sgemm openblas_get_corename
 BLAS_WRAP := blas_memory_alloc blas_memory_free getenv exit xerbla_ \
     printf fprintf vfprintf puts putchar fputs fputc fwrite perror \
     __printf_chk __fprintf_chk __vfprintf_chk
