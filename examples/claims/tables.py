@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import statistics
-from pathlib import Path
 from typing import Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence
 
 import studies
@@ -26,6 +25,12 @@ DRAWN_OF = {  # the studies of a picture
     "ablation": ("ablation",),
     "sampling": ("sampling", "ends"),
     "norms": ("norms", "quality"),
+}
+SAID = {  # methods as the words of the page name them
+    "lisa": "LISA",
+    "lora 16": "LoRA r 16",
+    "lora 128": "LoRA r 128",
+    "full": "full AdamW",
 }
 NOT_YET = "*Not measured yet.*"
 DIVERGED = "diverged"
@@ -171,6 +176,20 @@ class Tables:
         head = ["", "trained at a time", "layers ever", "rate", "held-out loss", "more than LISA"]
         return markdown([*head, "greedy", *TAKEN], rows)
 
+    def make_more(self, text: str, *method: str) -> str:
+        """How much more a method's held-out loss is than LISA's."""
+        groups = groups_of(self._results, text)
+        return more(groups[SAID[" ".join(method)]].than(groups["LISA"]))
+
+    def make_planned(self, *method: str) -> str:
+        """MiB."""
+        return mib(studies.footprint(self._planned(*method)))
+
+    def make_share(self, *method: str) -> str:
+        """LISA's bytes, of a method's."""
+        ours, theirs = self._planned("lisa"), self._planned(*method)
+        return f"{studies.footprint(ours) / studies.footprint(theirs):.2f}"
+
     def make_judged(self, text: str) -> str:
         """How much there is to judge by."""
         documents = self._results.need(Spec(text, "none")).end["test"]
@@ -305,12 +324,23 @@ class Tables:
 
     def make_machine(self) -> str:
         """What it was measured on."""
-        machines = {_machine(path) for path in self._results.directory.glob("*.jsonl")}
-        return "; ".join(sorted(machines)) or NOT_YET
+        paths = list(self._results.directory.glob("*.jsonl"))
+        machines = [read_lines(path)[0]["machine"] for path in paths]
+        if not machines:
+            return NOT_YET
+        processor, threads, system = (
+            " or ".join(sorted({str(machine[key]) for machine in machines}))
+            for key in ("processor", "threads", "system")
+        )
+        return f"{processor}; {threads} threads; {system}"
 
     def make_runs(self) -> str:
         """How many there are."""
         return f"{sum(1 for _ in self._results.directory.glob('*_*.jsonl'))} runs"
+
+    def _planned(self, *method: str) -> Result:
+        best = studies.best_of(self._results, studies.TEXTS[0], SAID[" ".join(method)])
+        return self._results.need(best)
 
     def _taken(self, name: str, group: Group) -> List[str]:
         """Memory, and time where it was measured."""
@@ -347,11 +377,6 @@ class Tables:
             "MiB",
         ]
         return markdown(head, rows)
-
-
-def _machine(path: Path) -> str:
-    machine = read_lines(path)[0]["machine"]
-    return f"{machine['processor']}, {machine['threads']} threads, {machine['system']}"
 
 
 def _spread(losses: Sequence[float]) -> List[str]:

@@ -542,6 +542,8 @@ class Pages(unittest.TestCase):
         ):
             self.assertIn(row, page)
         self.assertIn("(3 answers of 12 tokens)", page)
+        self.assertIn("16 MiB against 21 of LoRA r 16,\n  0.76 times as much", page)
+        self.assertIn("LoRA r 16 differs by +0.0000 ± 0.0000", page)
 
     def test_times_of_other_methods_are_none(self):
         class Others(Invented):
