@@ -67,8 +67,9 @@ static lisa_status take_workspace(struct lisa__cpu *cpu) {
     if (status != LISA_OK)
         return status;
     cpu->workspace = (char *)(((uintptr_t)cpu->memory + PAGE - 1) / PAGE * PAGE);
-    /* Not every model has a product that needs them; resident is what was planned all the same. */
-    memset(lisa__cpu_partials(cpu), 0, LISA_CPU_PARTIALS * sizeof(float));
+    /* How much of it a model's products use depends on the BLAS's kernels; resident is what was
+     * planned all the same, and no step comes by a page for the first time. */
+    memset(cpu->memory, 0, memory_bytes(cpu->blas_bytes, host->n_threads));
     return LISA_OK;
 }
 
