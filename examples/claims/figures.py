@@ -130,22 +130,23 @@ def draw_ablation(results: Results) -> Any:
         losses = [loss_of(run.end["test"]) for run in runs]
         axis.plot(places, losses, marker="o", color=shade, label=f"γ = {active}")
         if active == best.active:
-            _draw_spreads(axis, results, best, losses, shade)
+            _draw_spreads(axis, results, best, shade)
     axis.set_xticks(places, [*map(str, studies.INTERVALS[:-1]), "never"])
     axis.set(xlabel="K, steps between two draws", ylabel="held-out loss")
-    axis.legend()
+    figure.legend(loc="outside upper left", ncols=len(studies.ACTIVE))
     return figure
 
 
-def _draw_spreads(axis: Any, results: Results, best: Spec, losses: List[float], shade: str) -> None:
-    """A standard deviation over other draws of layers, where it was measured."""
+def _draw_spreads(axis: Any, results: Results, best: Spec, shade: str) -> None:
+    """Mean and standard deviation over other draws of layers, where they were measured."""
     for interval, specs in {
         best.interval: studies.drawn(best),
         studies.NEVER: studies.drawn_once(best),
     }.items():
         place = studies.INTERVALS.index(interval)
-        deviation = statistics.stdev(loss_of(results.need(spec).end["test"]) for spec in specs)
-        axis.errorbar([place], [losses[place]], yerr=[deviation], capsize=3, color=shade)
+        losses = [loss_of(results.need(spec).end["test"]) for spec in specs]
+        mean, deviation = statistics.fmean(losses), statistics.stdev(losses)
+        axis.errorbar([place], [mean], yerr=[deviation], fmt="D", capsize=3, color=shade)
 
 
 def _draw_differences(axis: Any, groups: Dict[str, Group]) -> None:
