@@ -144,9 +144,10 @@ def _draw_spreads(axis: Any, results: Results, best: Spec, shade: str) -> None:
         studies.NEVER: studies.drawn_once(best),
     }.items():
         place = studies.INTERVALS.index(interval)
-        losses = [loss_of(results.need(spec).end["test"]) for spec in specs]
-        mean, deviation = statistics.fmean(losses), statistics.stdev(losses)
-        axis.errorbar([place], [mean], yerr=[deviation], fmt="D", capsize=3, color=shade)
+        losses = Group([results.need(spec) for spec in specs]).finite
+        if len(losses) > 1:
+            mean, deviation = statistics.fmean(losses), statistics.stdev(losses)
+            axis.errorbar([place], [mean], yerr=[deviation], fmt="D", capsize=3, color=shade)
 
 
 def _draw_differences(axis: Any, groups: Dict[str, Group]) -> None:

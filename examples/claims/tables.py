@@ -80,6 +80,11 @@ class Group(NamedTuple):
         return [loss_of(run.end["test"]) for run in self.runs]
 
     @property
+    def finite(self) -> List[float]:
+        """Losses of the runs that came to their end."""
+        return [loss for loss in self.losses if math.isfinite(loss)]
+
+    @property
     def loss(self) -> Estimate:
         """Over seeds."""
         return over_seeds(self.losses)
@@ -226,7 +231,7 @@ class Tables:
             "γ = 2, never: the layers": Group([need(run) for run in studies.drawn_once(best)]),
             "γ = 2, K = 20: order of the rows and draws": group_of(self._results, best),
         }
-        rows = [[name, *_spread(group.losses)] for name, group in groups.items()]
+        rows = [[name, *_spread(group)] for name, group in groups.items()]
         head = ["runs that differ in", "runs", "mean loss", "from, to", "standard deviation"]
         return markdown(head, rows)
 
@@ -379,13 +384,12 @@ class Tables:
         return markdown(head, rows)
 
 
-def _spread(losses: Sequence[float]) -> List[str]:
+def _spread(group: Group) -> List[str]:
     """Runs, mean, from and to, and deviation of those that came to their end."""
-    found = [loss for loss in losses if math.isfinite(loss)]
-    if len(found) < len(losses):
-        said = f"{len(losses)}, of which {len(losses) - len(found)} {DIVERGED}"
-    else:
-        said = str(len(losses))
+    found, n_runs = group.finite, len(group.runs)
+    said = str(n_runs)
+    if len(found) < n_runs:
+        said += f", of which {n_runs - len(found)} {DIVERGED}"
     if len(found) < 2:
         return [said, "", "", ""]
     extent = f"{min(found):.4f} to {max(found):.4f}"

@@ -491,6 +491,16 @@ class Invented(Results):
         return Result(spec, begin, lines, end)
 
 
+class Diverged(Invented):
+    """One of LISA's seeds, and one of its draws."""
+
+    def get(self, spec):
+        found = super().get(spec)
+        if spec.method == "lisa" and (spec.seed == 2 or spec.draws == 12):
+            found.end["test"] = None
+        return found
+
+
 MACHINE = {"processor": "a processor", "threads": 2, "system": "a system"}
 
 
@@ -571,13 +581,6 @@ class Pages(unittest.TestCase):
         self.assertFalse(any(map(running.has_curve, others)))
 
     def test_a_run_that_diverged_is_said(self):
-        class Diverged(Invented):
-            def get(self, spec):
-                found = super().get(spec)
-                if spec.method == "lisa" and (spec.seed == 2 or spec.draws == 12):
-                    found.end["test"] = None
-                return found
-
         page = self.page(Diverged)
         self.assertIn("| LISA | 7.0 M | 2 | 0.001 | diverged |", page)
         self.assertIn("draws of layers | 5, of which 1 diverged | 0.2575 |", page)
@@ -599,6 +602,15 @@ class Pages(unittest.TestCase):
         self.assertEqual(drawn, set(figures.PICTURES))
         for picture in figures.PICTURES:
             self.assertIn(f"(results/{picture}.svg)", page)
+
+    @unittest.skipUnless(matplotlib, "matplotlib is not installed")
+    def test_pictures_leave_out_what_diverged(self):
+        import figures
+
+        self.page(Diverged)
+        figures.draw_all(Diverged(self.directory), self.directory)
+        drawn = {path.stem for path in self.directory.glob("*.svg")}
+        self.assertEqual(drawn, set(figures.PICTURES))
 
     def test_a_page_of_nothing_says_so(self):
         page = report.page(Results(Path("nowhere")))
