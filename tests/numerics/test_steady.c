@@ -109,9 +109,9 @@ static long faults_of_steps(rig *r, uint64_t from, uint64_t to) {
     return faults() - before;
 }
 
-/* A handful are the runtime's own: stacks, and counters of the kernel. On a busy machine a parked
- * thread may get its first share of a product late and touch its own packing pages then, once: so
- * of the rounds one must be clean. */
+/* A handful are the runtime's own: stacks, and counters of the kernel. A busy machine may add some
+ * now and then, which a step that touches new pages does each time: so of the rounds one must be
+ * clean. */
 START_TEST(test_a_step_touches_no_new_page) {
     size_t n_allocations = 0;
     rig r;
