@@ -18,8 +18,7 @@ import studies  # noqa: E402
 from intervals import loss_of  # noqa: E402
 from lines import NotYet, Result, Results  # noqa: E402
 from spec import Spec  # noqa: E402
-from tables import (  # noqa: E402
-    MIB,
+from summaries import (  # noqa: E402
     PHASES,
     Group,
     group_of,
@@ -29,6 +28,7 @@ from tables import (  # noqa: E402
     phases,
 )
 
+MIB = 1 << 20
 # Okabe and Ito's, which people who see colours otherwise can tell apart.
 COLOURS = {
     "LISA": "#0072B2",
@@ -172,7 +172,10 @@ def draw_sampling(results: Results) -> Any:
     """Samplings against uniform, and what trains all the time against both."""
     best = studies.best_of(results, studies.TEXTS[0], "LISA")
     figure, axes = _panels(2)
-    compared = {"samplings": studies.samplings(best), "always": studies.always(results)}
+    compared = {
+        "samplings": studies.samplings(best),
+        "trained all the time": studies.always(results),
+    }
     for axis, (title, specs) in zip(axes, compared.items()):
         axis.set_title(title)
         groups = {name: group_of(results, spec) for name, spec in specs.items()}

@@ -10,7 +10,7 @@ import fcntl
 import json
 import shutil
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional
+from typing import Any, Dict, Hashable, Iterator, List, NamedTuple, Optional, Tuple
 
 from spec import Spec
 
@@ -45,6 +45,7 @@ class Results:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self._read: Dict[Spec, Optional[Result]] = {}
+        self._made_of: Dict[Hashable, Tuple[str, Path]] = {}
 
     def path(self, spec: Spec) -> Path:
         """Where a run's lines are, or will be."""
@@ -53,7 +54,10 @@ class Results:
     def get(self, spec: Spec) -> Optional[Result]:
         """A whole run; None where it has not come to its end."""
         if self._read.get(spec) is None:
-            self._read[spec] = read(self.path(spec), spec)
+            result = read(self.path(spec), spec)
+            if result is not None:
+                self._compare(result)
+            self._read[spec] = result
         return self._read[spec]
 
     def need(self, spec: Spec) -> Result:
@@ -62,6 +66,17 @@ class Results:
         if result is None:
             raise NotYet([spec])
         return result
+
+    def _compare(self, result: Result) -> None:
+        """Runs on one text have the same rows, and those of one model the same weights."""
+        spec, path = result.spec, self.path(result.spec)
+        for kind, of in (("rows", (spec.text, spec.tokens)), ("weights", spec.model)):
+            if kind not in result.begin:
+                continue
+            digest = result.begin[kind]
+            known, first = self._made_of.setdefault((kind, of), (digest, path))
+            if digest != known:
+                raise ValueError(f"{path}: not the {kind} of {first}")
 
 
 def read(path: Path, spec: Spec) -> Optional[Result]:

@@ -21,6 +21,7 @@ GPT2 = "gpt2-12x256"
 UNTIED = "SmolLM2-135M-untied"
 STEPS, RATE, WARMUP = 400, 1e-3, 20  # of teaching a GPT-2
 ROWS = 2  # a step of it
+BLOCK = 1 << 16  # bytes of a file at a time
 
 
 def made(directory: Path, make: Callable[[Path], None]) -> Path:
@@ -38,7 +39,9 @@ def digest(directory: Path) -> str:
     """Of the weights' files."""
     found = hashlib.sha256()
     for path in sorted(directory.glob("*.safetensors")):
-        found.update(path.read_bytes())
+        with open(path, "rb") as file:
+            for block in iter(lambda: file.read(BLOCK), b""):
+                found.update(block)
     return found.hexdigest()
 
 

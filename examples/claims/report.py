@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes docs/results.md and its pictures of the result lines: every figure in it comes from them.
+"""Makes docs/results.md and its pictures of the result lines: what is measured comes from them.
 
     python3 examples/claims/report.py
 

@@ -27,6 +27,7 @@ from training import Step, Training, plan, settings
 MEASURE_EVERY = 20  # steps: loss of the part to choose by, norms
 SAVE_EVERY = 40  # steps
 DIGITS = 6  # of a number in a line
+GOES_ON_WITH = ("spec", "liblisa", "settings", "weights", "rows")  # of a first line
 
 
 def has_curve(spec: Spec) -> bool:
@@ -75,10 +76,11 @@ class Run:
     def finish(self) -> None:
         """Runs what is left of it and writes its summary."""
         with Training(self._spec, self._model) as training:
-            good = self._resume(training)
+            head = self._head(training)
+            good = self._resume(training, head)
             with Writer(self._part, good) as writer:
                 if good == 0:
-                    writer.add(self._head(training))
+                    writer.add(head)
                     self._measure(training, writer)
                 writer.add(self._rest(training, writer))
         publish(self._part, self._path)
@@ -97,21 +99,30 @@ class Run:
     def _taken(self, training: Training) -> Line:
         return {"held": self._most(training), "resident": self._grown()}
 
-    def _resume(self, training: Training) -> int:
+    def _resume(self, training: Training, head: Line) -> int:
         """Bytes of the lines that are good."""
         try:
             path = liblisa.find_checkpoint(self._scratch)
         except liblisa.NotFound:
             return 0
         state = json.loads(liblisa.checkpoint_blob(path))
-        if not self._part.is_file() or self._part.stat().st_size < state["bytes"]:
-            shutil.rmtree(self._scratch)  # its checkpoints belong to lines that are gone
+        if not self._goes_on(head, state["bytes"]):
+            shutil.rmtree(self._scratch)  # its checkpoints are of lines that are no more
             return 0
         self._done = liblisa.load_checkpoint(training.optimizer, path).step
         self._peak, self._resident = state["held"], state["resident"]
         if training.drawing is not None:
             training.drawing.restore(state["drawing"])
         return int(state["bytes"])
+
+    def _goes_on(self, head: Line, good: int) -> bool:
+        """Whether the lines are there, and of the same rows, weights and settings."""
+        if not self._part.is_file() or self._part.stat().st_size < good:
+            return False
+        with open(self._part, encoding="utf-8") as file:
+            began = json.loads(file.readline())
+        now = json.loads(json.dumps(head))
+        return all(began.get(key) == now[key] for key in GOES_ON_WITH)
 
     def _head(self, training: Training) -> Line:
         planned = plan(self._spec, training.model.config)

@@ -30,10 +30,12 @@ ALWAYS = {  # embedding, head: which of them train all the time
     "neither": (False, False),
 }
 NORMS_OF = ("full AdamW", "LoRA r 16", "LISA")
-EQUAL_RANK = 96  # LoRA's largest multiple of 16 that stores all activations in LISA's bytes
+# LoRA's largest multiple of 16 that stores all activations in LISA's bytes, by a few threads.
+EQUAL_RANK = 96
 
 # Where a sweep begins, as a power of ten: 3 is 10^-3.
 FIRST_RATE = {"lisa": 3.0, "lora": 3.0, "full": 4.0}
+MOST_RATES = 9  # that may diverge, before a sweep is given up
 BASE = {
     "LISA": Spec("", "lisa"),
     "LoRA r 16": Spec("", "lora", rank=16),
@@ -56,8 +58,10 @@ def rate(exponent: float) -> float:
 
 def chosen_by(result: Result) -> float:
     """Loss of the part to choose by, at the end of a run; infinite where it diverged."""
+    if result.end["test"] is None:
+        return math.inf
     loss = float(list(result.of("valid"))[-1]["valid"])
-    return loss if result.end["test"] is not None and math.isfinite(loss) else math.inf
+    return loss if math.isfinite(loss) else math.inf
 
 
 def sweep(results: Results, base: Spec) -> Sweep:
@@ -69,9 +73,9 @@ def sweep(results: Results, base: Spec) -> Sweep:
         losses = [chosen_by(result) for result in found if result is not None]
         if len(losses) < len(runs):
             return Sweep(runs, None)
-        best = places[losses.index(min(losses))]
-        if math.isinf(min(losses)):
+        if math.isinf(min(losses)) and len(places) == MOST_RATES:
             raise ValueError(f"{base.text}, {base.method}: every rate of {runs} diverged")
+        best = min(places) if math.isinf(min(losses)) else places[losses.index(min(losses))]
         if min(places) < best < max(places):
             return Sweep(runs, runs[places.index(best)])
         places.append(best + (1 if best == max(places) else -1))
@@ -129,6 +133,11 @@ def drawn(best: Spec) -> List[Spec]:
     return [replace(best, draws=draws) for draws in DRAWS]
 
 
+def again(best: Spec) -> Spec:
+    """The same run by another name: its draws have the seed that they would have."""
+    return replace(best, draws=best.seed)
+
+
 def drawn_once(best: Spec) -> List[Spec]:
     """Other layers, which train from the beginning to the end."""
     return drawn(replace(best, interval=NEVER))
@@ -137,7 +146,7 @@ def drawn_once(best: Spec) -> List[Spec]:
 def ablation(results: Results) -> List[Spec]:
     """Layers that train at a time against steps of a period; and other draws of layers."""
     best = best_of(results, TEXTS[0], "LISA")
-    return [*table(best).values(), *drawn(best), *drawn_once(best)]
+    return [*table(best).values(), again(best), *drawn(best), *drawn_once(best)]
 
 
 def samplings(best: Spec) -> Dict[str, Spec]:

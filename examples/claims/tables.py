@@ -6,18 +6,28 @@ SPDX-License-Identifier: MIT
 from __future__ import annotations
 
 import math
+import re
 import statistics
 from typing import Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence
 
 import studies
-from intervals import Estimate, difference, loss_of, over_seeds
+from intervals import Estimate, loss_of
 from lines import TIMES, NotYet, Result, Results, read_lines
 from spec import Spec
-from timing import timed_before
+from summaries import (
+    PHASES,
+    Group,
+    greedy,
+    group_of,
+    groups_of,
+    mean_norms,
+    moved,
+    norm_results,
+    phases,
+)
 
 MIB = 1 << 20
 TAKEN = ("planned MiB", "resident MiB", "s a step")
-PHASES = ("mask", "forward", "backward", "update")
 DRAWN_OF = {  # the studies of a picture
     "curves": ("quality",),
     "rates": ("quality",),
@@ -25,12 +35,6 @@ DRAWN_OF = {  # the studies of a picture
     "ablation": ("ablation",),
     "sampling": ("sampling", "ends"),
     "norms": ("norms", "quality"),
-}
-SAID = {  # methods as the words of the page name them
-    "lisa": "LISA",
-    "lora 16": "LoRA r 16",
-    "lora 128": "LoRA r 128",
-    "full": "full AdamW",
 }
 NOT_YET = "*Not measured yet.*"
 DIVERGED = "diverged"
@@ -69,76 +73,9 @@ def mib(n_bytes: float) -> str:
     return f"{n_bytes / MIB:,.0f}"
 
 
-class Group(NamedTuple):
-    """The runs of a spec with every seed."""
-
-    runs: List[Result]
-
-    @property
-    def losses(self) -> List[float]:
-        """Of the part to judge by."""
-        return [loss_of(run.end["test"]) for run in self.runs]
-
-    @property
-    def finite(self) -> List[float]:
-        """Losses of the runs that came to their end."""
-        return [loss for loss in self.losses if math.isfinite(loss)]
-
-    @property
-    def loss(self) -> Estimate:
-        """Over seeds."""
-        return over_seeds(self.losses)
-
-    def than(self, other: Group) -> Estimate:
-        """How much more than another's, paired."""
-        ours, theirs = ([run.end["test"] for run in group.runs] for group in (self, other))
-        return difference(ours, theirs)
-
-    @property
-    def greedy(self) -> float:
-        """The part of the targets that were the most likely token."""
-        return statistics.fmean(map(greedy, self.runs))
-
-    @property
-    def layers(self) -> float:
-        """How many of LISA's train at a time."""
-        return statistics.fmean(
-            len(line["layers"]) for run in self.runs for line in run.of("layers")
-        )
-
-    @property
-    def layers_ever(self) -> float:
-        """How many trained in the end."""
-        return statistics.fmean(map(layers_ever, self.runs))
-
-    @property
-    def resident(self) -> float:
-        """By how much the process grew, at the most."""
-        return max(float(run.end["resident"]) for run in self.runs)
-
-
-def greedy(run: Result) -> float:
-    """Of one run."""
-    documents = run.end["test"]
-    if documents is None:
-        return math.nan
-    return math.fsum(part[2] for part in documents) / math.fsum(part[1] for part in documents)
-
-
-def layers_ever(run: Result) -> int:
-    """How many trained in the end; all of full AdamW and LoRA."""
-    drawn = {layer for line in run.of("layers") for layer in line["layers"]}
-    return len(drawn) or len(next(run.of("norms"))["norms"]) - 2
-
-
-def group_of(results: Results, spec: Spec) -> Group:
-    """NotYet while a seed is missing."""
-    return Group([results.need(seeded) for seeded in studies.seeded(spec)])
-
-
-def groups_of(results: Results, text: str) -> Dict[str, Group]:
-    """The methods of the study of quality, each at its best rate."""
-    return {name: group_of(results, studies.best_of(results, text, name)) for name in studies.BASE}
+def said(name: str) -> str:
+    """A row's name as the words of the page ask for it."""
+    return re.sub("[^a-z0-9 ]", "", name.lower())
 
 
 class Tables:
@@ -181,19 +118,26 @@ class Tables:
         head = ["", "trained at a time", "layers ever", "rate", "held-out loss", "more than LISA"]
         return markdown([*head, "greedy", *TAKEN], rows)
 
-    def make_more(self, text: str, *method: str) -> str:
-        """How much more a method's held-out loss is than LISA's."""
-        groups = groups_of(self._results, text)
-        return more(groups[SAID[" ".join(method)]].than(groups["LISA"]))
+    def make_more(self, study: str, *name: str) -> str:
+        """How much more a held-out loss is than that of the first of its table."""
+        return _more_than_first(self._groups(self._compared(study)), name)
 
-    def make_planned(self, *method: str) -> str:
+    def make_within(self, text: str, *name: str) -> str:
+        """The same in the same memory."""
+        for rivals in studies.budgets(self._results, text):
+            if " ".join(name) in map(said, rivals.methods):
+                return _more_than_first(self._groups(rivals.methods), name)
+        raise ValueError(f"results.template.md asks for {name}, which has no budget")
+
+    def make_planned(self, study: str, *name: str) -> str:
         """MiB."""
-        return mib(studies.footprint(self._planned(*method)))
+        return mib(self._planned(study, name))
 
-    def make_share(self, *method: str) -> str:
-        """LISA's bytes, of a method's."""
-        ours, theirs = self._planned("lisa"), self._planned(*method)
-        return f"{studies.footprint(ours) / studies.footprint(theirs):.2f}"
+    def make_share(self, study: str, *name: str) -> str:
+        """The first's bytes, of another's."""
+        first = next(iter(self._compared(study)))
+        ours, theirs = (self._planned(study, words) for words in (said(first).split(), name))
+        return f"{ours / theirs:.2f}"
 
     def make_judged(self, text: str) -> str:
         """How much there is to judge by."""
@@ -226,7 +170,9 @@ class Tables:
     def make_draws(self) -> str:
         """Spread over draws of layers, and over seeds of everything."""
         best, need = self._best_lisa(), self._results.need
+        twice = [best, studies.again(best)]
         groups = {
+            "γ = 2, K = 20: threads, and build of the library": Group([need(run) for run in twice]),
             "γ = 2, K = 20: draws of layers": Group([need(run) for run in studies.drawn(best)]),
             "γ = 2, never: the layers": Group([need(run) for run in studies.drawn_once(best)]),
             "γ = 2, K = 20: order of the rows and draws": group_of(self._results, best),
@@ -237,17 +183,17 @@ class Tables:
 
     def make_sampling(self) -> str:
         """What differs from uniform sampling in one thing."""
-        return self._against("uniform", studies.samplings(self._best_lisa()))
+        return self._against("sampling")
 
     def make_ends(self) -> str:
         """Embedding and head, on and off."""
-        return self._against("embedding and head", studies.always(self._results))
+        return self._against("ends")
 
     def make_budget(self, text: str) -> str:
         """Methods in the same memory."""
         rows = []
         for budget in studies.budgets(self._results, text):
-            groups = {name: group_of(self._results, s) for name, s in budget.methods.items()}
+            groups = self._groups(budget.methods)
             first = next(iter(groups.values()))
             for name, group in groups.items():
                 run = group.runs[0]
@@ -309,7 +255,7 @@ class Tables:
                         f"{values[0]:.1f}",
                         f"{min(layers):.1f} to {max(layers):.1f}",
                         f"{values[-1]:.1f}",
-                        f"{_moved(run):+.2%}",
+                        f"{moved(run):+.2%}",
                     ]
                 )
                 if run.spec.method == "lora":
@@ -339,13 +285,32 @@ class Tables:
         )
         return f"{processor}; {threads} threads; {system}"
 
+    def make_clock(self) -> str:
+        """What the seconds are of."""
+        phases(self._results)
+        begin = read_lines(self._results.directory / TIMES)[0]
+        machine = begin["machine"]
+        said = f"{machine['processor']}, {machine['threads']} threads, {machine['system']}"
+        return f"{said}; load of the minute before: {begin['load']:.1f}"
+
     def make_runs(self) -> str:
         """How many there are."""
         return f"{sum(1 for _ in self._results.directory.glob('*_*.jsonl'))} runs"
 
-    def _planned(self, *method: str) -> Result:
-        best = studies.best_of(self._results, studies.TEXTS[0], SAID[" ".join(method)])
-        return self._results.need(best)
+    def _compared(self, study: str) -> Dict[str, Spec]:
+        """A study's specs, or those of the study of quality on a text; others go by the first."""
+        if study == "sampling":
+            return studies.samplings(self._best_lisa())
+        if study == "ends":
+            return studies.always(self._results)
+        return {name: studies.best_of(self._results, study, name) for name in studies.BASE}
+
+    def _groups(self, specs: Dict[str, Spec]) -> Dict[str, Group]:
+        return {name: group_of(self._results, spec) for name, spec in specs.items()}
+
+    def _planned(self, study: str, name: Sequence[str]) -> int:
+        specs = self._compared(study)
+        return studies.footprint(self._results.need(specs[_asked(specs, name)]))
 
     def _taken(self, name: str, group: Group) -> List[str]:
         """Memory, and time where it was measured."""
@@ -358,8 +323,9 @@ class Tables:
     def _best_lisa(self) -> Spec:
         return studies.best_of(self._results, studies.TEXTS[0], "LISA")
 
-    def _against(self, usual: str, specs: Dict[str, Spec]) -> str:
-        groups = {name: group_of(self._results, spec) for name, spec in specs.items()}
+    def _against(self, study: str) -> str:
+        groups = self._groups(self._compared(study))
+        first = next(iter(groups.values()))
         rows = []
         for name, group in groups.items():
             run = group.runs[0]
@@ -367,7 +333,7 @@ class Tables:
                 [
                     name,
                     about(group.loss),
-                    "" if name == usual else more(group.than(groups[usual])),
+                    "" if group is first else more(group.than(first)),
                     f"{group.layers:.1f}; {group.layers_ever:.0f}",
                     f"{run.begin['trained'] / 1e6:.1f} M",
                     mib(studies.footprint(run)),
@@ -382,6 +348,19 @@ class Tables:
             "MiB",
         ]
         return markdown(head, rows)
+
+
+def _asked(names: Iterable[str], words: Sequence[str]) -> str:
+    """The name that is asked for so."""
+    for name in names:
+        if said(name) == " ".join(words):
+            return name
+    raise ValueError(f"results.template.md asks for {' '.join(words)}, which there is not")
+
+
+def _more_than_first(groups: Dict[str, Group], words: Sequence[str]) -> str:
+    first = next(iter(groups.values()))
+    return more(groups[_asked(groups, words)].than(first))
 
 
 def _spread(group: Group) -> List[str]:
@@ -403,65 +382,6 @@ def _choice(losses: Dict[float, float], rate: float) -> str:
     return f"**{said}**" if losses[rate] == min(losses.values()) else said
 
 
-def mean_norms(run: Result, key: str) -> List[float]:
-    """Of each group, over the measurements behind step 0."""
-    measured = [line[key] for line in run.of(key) if line["step"] > 0]
-    return [statistics.fmean(values) for values in zip(*measured)]
-
-
-def _moved(run: Result) -> float:
-    first, *_, last = (line["norms"] for line in run.of("norms"))
-    last = run.end.get("merged", last)
-    return statistics.fmean(end / begin - 1 for begin, end in zip(first[1:-1], last[1:-1]))
-
-
 def _adapter_row(name: str, run: Result) -> List[str]:
     layers = mean_norms(run, "adapter")[1:-1]
     return [name, "", f"{min(layers):.1f} to {max(layers):.1f}", "", ""]
-
-
-def norm_results(results: Results) -> Dict[str, Dict[str, Result]]:
-    """Runs by shape and method."""
-    found: Dict[str, Dict[str, Result]] = {"GPT-2": {}, "LLaMA": {}}
-    for name in studies.NORMS_OF:
-        small = studies.at_best_rate(results, studies.of_gpt2(name))
-        found["GPT-2"][name] = results.need(small)
-        found["LLaMA"][name] = results.need(studies.best_of(results, studies.TEXTS[1], name))
-    return found
-
-
-class Steps(NamedTuple):
-    """Seconds of the phases of a method's steps."""
-
-    phases: List[Sequence[float]]
-
-    def mean(self, phase: str) -> float:
-        """Of one phase."""
-        return statistics.fmean(step[PHASES.index(phase)] for step in self.phases)
-
-    @property
-    def seconds(self) -> float:
-        """Of a step."""
-        return statistics.fmean(map(sum, self.phases))
-
-    @property
-    def middle(self) -> str:
-        """Where the middle half of the steps lies."""
-        low, _, high = statistics.quantiles(map(sum, self.phases), n=4, method="inclusive")
-        return f"{low:.3f} to {high:.3f}"
-
-
-def phases(results: Results) -> Dict[str, Steps]:
-    """Seconds by method and phase; of a swap, which is timed in every step, a step's share."""
-    path, methods = results.directory / TIMES, studies.timed(results)
-    if timed_before(path) != methods:
-        raise NotYet([])
-    lines = read_lines(path)
-    if "rounds" not in lines[-1]:
-        raise ValueError(f"{path}: it ends too early")
-    found: Dict[str, Steps] = {name: Steps([]) for name in methods}
-    for line in lines[1:-1]:
-        swap, *others = line["seconds"]
-        interval = methods[line["method"]].interval
-        found[line["method"]].phases.append((swap / interval, *others))
-    return found

@@ -29,7 +29,11 @@ class Text(NamedTuple):
     @property
     def digest(self) -> str:
         """Of all tokens, labels and documents."""
-        return hashlib.sha256(json.dumps(self).encode()).hexdigest()
+        found = hashlib.sha256()
+        # Piece by piece: in one, it would be memory that a run is measured to take.
+        for piece in json.JSONEncoder().iterencode(self):
+            found.update(piece.encode())
+        return found.hexdigest()
 
     def order(self, seed: int) -> Iterator[Row]:
         """The rows to train on, for ever: every epoch in an order of its own."""

@@ -2,6 +2,7 @@
 
 How far back a LISA step goes depends on its layers: here they are drawn for every step, so that
 forty draws are measured and not two. A swap then comes with each, and not with every twentieth.
+All methods are open at once, and take the sum of their memory.
 
 SPDX-License-Identifier: MIT
 """

@@ -95,13 +95,13 @@ def settings(spec: Spec) -> Dict[str, Any]:
     }
 
 
-def plan(spec: Spec, config: liblisa.ModelConfig) -> liblisa.Plan:
-    """The memory that a run will take."""
+def plan(spec: Spec, config: liblisa.ModelConfig, n_threads: int = 0) -> liblisa.Plan:
+    """The memory that a run will take; every thread has some of its own."""
     return liblisa.plan(
         config,
         1,
         spec.tokens,
-        context={"memory_limit": spec.limit_mib << 20},
+        context={"memory_limit": spec.limit_mib << 20, "n_threads": n_threads},
         batch=batch_options(spec),
         optimizer=optimizer_options(spec),
         adapter=adapter_options(spec),
