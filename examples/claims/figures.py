@@ -21,6 +21,7 @@ from spec import Spec  # noqa: E402
 from summaries import (  # noqa: E402
     PHASES,
     Group,
+    changes,
     group_of,
     groups_of,
     mean_norms,
@@ -75,9 +76,14 @@ def draw_all(results: Results, directory: Path) -> None:
             pyplot.close(figure)
 
 
+def _grid(n_rows: int, n: int) -> Tuple[Any, Sequence[Sequence[Any]]]:
+    size = (4.8 * n, 3.8 * n_rows)
+    return pyplot.subplots(n_rows, n, figsize=size, layout="constrained", squeeze=False)
+
+
 def _panels(n: int) -> Tuple[Any, Sequence[Any]]:
-    figure, axes = pyplot.subplots(1, n, figsize=(4.8 * n, 3.8), layout="constrained")
-    return figure, axes if n > 1 else [axes]
+    figure, (axes,) = _grid(1, n)
+    return figure, axes
 
 
 def _mean_curve(runs: List[Result], key: str) -> Tuple[List[int], List[float]]:
@@ -184,24 +190,31 @@ def draw_sampling(results: Results) -> Any:
 
 
 def draw_norms(results: Results) -> Any:
-    """Figure 2 of the paper: mean weight norms by group, and what moved them."""
+    """Figure 2 of the paper: mean weight norms by group; below, what became of them."""
     shapes = norm_results(results)
-    figure, axes = _panels(len(shapes))
-    for axis, (shape, runs) in zip(axes, shapes.items()):
+    figure, rows = _grid(2, len(shapes))
+    for above, below, (shape, runs) in zip(*rows, shapes.items()):
         for name, run in runs.items():
-            values = mean_norms(run, "norms")
-            frozen = ", frozen base" if run.spec.method == "lora" else ""
-            axis.plot(values, color=COLOURS[name], marker=".", label=name + frozen)
-            if run.spec.method == "lora":
-                trained = [value or None for value in mean_norms(run, "adapter")]
-                label = f"{name}, A and B alone"
-                axis.plot(trained, color=COLOURS[name], linestyle="--", label=label)
-                label = f"{name}, merged at the end"
-                axis.plot(run.end["merged"], color=COLOURS[name], linestyle=":", label=label)
-        axis.set(title=f"{shape}'s shape", yscale="log", ylabel="mean norm over training")
-        axis.set_xticks([0, len(values) - 1], ["embedding", "final norm"])
-        axis.legend()
+            _draw_norms_of(above, name, run)
+            said = ", merged" if run.spec.method == "lora" else ""
+            change = [100 * part for part in changes(run)]
+            below.plot(change, color=COLOURS[name], marker=".", label=name + said)
+        above.set(title=f"{shape}'s shape", yscale="log", ylabel="mean norm over training")
+        below.set_ylabel("change by the end, %")
+        for axis in (above, below):
+            axis.set_xticks([0, len(change) - 1], ["embedding", "final norm"])
+            axis.legend()
     return figure
+
+
+def _draw_norms_of(axis: Any, name: str, run: Result) -> None:
+    colour = COLOURS[name]
+    if run.spec.method != "lora":
+        axis.plot(mean_norms(run, "norms"), color=colour, marker=".", label=name)
+        return
+    axis.plot(mean_norms(run, "norms"), color=colour, marker=".", label=f"{name}, frozen base")
+    trained = [value or None for value in mean_norms(run, "adapter")]
+    axis.plot(trained, color=colour, linestyle="--", label=f"{name}, A and B alone")
 
 
 def _draw_bars(axis: Any, names: List[str], parts: Dict[str, List[float]]) -> None:

@@ -97,11 +97,11 @@ def mean_norms(run: Result, key: str) -> List[float]:
     return [statistics.fmean(values) for values in zip(*measured)]
 
 
-def moved(run: Result) -> float:
-    """Mean change of the layers' norms, from the first measurement to the last."""
+def changes(run: Result) -> List[float]:
+    """Of each group's norm, from the first measurement to the end: a part of what it was."""
     first, *_, last = (line["norms"] for line in run.of("norms"))
     last = run.end.get("merged", last)
-    return statistics.fmean(end / begin - 1 for begin, end in zip(first[1:-1], last[1:-1]))
+    return [end / begin - 1 for begin, end in zip(first, last)]
 
 
 def norm_results(results: Results) -> Dict[str, Dict[str, Result]]:

@@ -17,11 +17,11 @@ from spec import Spec
 from summaries import (
     PHASES,
     Group,
+    changes,
     greedy,
     group_of,
     groups_of,
     mean_norms,
-    moved,
     norm_results,
     phases,
 )
@@ -255,7 +255,7 @@ class Tables:
                         f"{values[0]:.1f}",
                         f"{min(layers):.1f} to {max(layers):.1f}",
                         f"{values[-1]:.1f}",
-                        f"{moved(run):+.2%}",
+                        f"{statistics.fmean(changes(run)[1:-1]):+.2%}",
                     ]
                 )
                 if run.spec.method == "lora":

@@ -753,6 +753,18 @@ class Committed(unittest.TestCase):
         neither = against(studies.always(results))["neither"]
         self.assertLess(neither.value - neither.half, 0, "brought nothing")
 
+    def test_what_the_page_says_of_norms(self):
+        for shape, runs in summaries.norm_results(Results(CLAIMS / "results")).items():
+            change = {name: summaries.changes(run) for name, run in runs.items()}
+            layers = {name: statistics.fmean(parts[1:-1]) for name, parts in change.items()}
+            self.assertEqual(max(layers, key=layers.get), "LoRA r 16", "moves the layers more")
+            for name in ("full AdamW", "LISA"):
+                if shape == "GPT-2":
+                    self.assertEqual(round(4 * change[name][0]), 1, "a quarter")
+            for run in runs.values():
+                first, *layers, _ = next(run.of("norms"))["norms"]
+                self.assertGreater(first, 1.8 * max(layers), "far above the layers'")
+
     def test_lora_in_lisas_memory_has_the_largest_rank_that_stores_everything(self):
         results = Results(CLAIMS / "results")
         config = liblisa.ModelConfig(
