@@ -28,8 +28,8 @@ from summaries import (  # noqa: E402
     norm_results,
     phases,
 )
+from tables import MIB  # noqa: E402
 
-MIB = 1 << 20
 # Okabe and Ito's, which people who see colours otherwise can tell apart.
 COLOURS = {
     "LISA": "#0072B2",

@@ -120,14 +120,9 @@ class Tables:
 
     def make_more(self, study: str, *name: str) -> str:
         """How much more a held-out loss is than that of the first of its table."""
-        return _more_than_first(self._groups(self._compared(study)), name)
-
-    def make_within(self, text: str, *name: str) -> str:
-        """The same in the same memory."""
-        for rivals in studies.budgets(self._results, text):
-            if " ".join(name) in map(said, rivals.methods):
-                return _more_than_first(self._groups(rivals.methods), name)
-        raise ValueError(f"results.template.md asks for {name}, which has no budget")
+        groups = self._groups(self._compared(study))
+        first = next(iter(groups.values()))
+        return more(groups[_asked(groups, name)].than(first))
 
     def make_planned(self, study: str, *name: str) -> str:
         """MiB."""
@@ -356,11 +351,6 @@ def _asked(names: Iterable[str], words: Sequence[str]) -> str:
         if said(name) == " ".join(words):
             return name
     raise ValueError(f"results.template.md asks for {' '.join(words)}, which there is not")
-
-
-def _more_than_first(groups: Dict[str, Group], words: Sequence[str]) -> str:
-    first = next(iter(groups.values()))
-    return more(groups[_asked(groups, words)].than(first))
 
 
 def _spread(group: Group) -> List[str]:
