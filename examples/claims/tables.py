@@ -120,9 +120,13 @@ class Tables:
 
     def make_more(self, study: str, *name: str) -> str:
         """How much more a held-out loss is than that of the first of its table."""
-        groups = self._groups(self._compared(study))
-        first = next(iter(groups.values()))
-        return more(groups[_asked(groups, name)].than(first))
+        return self._than_first(self._compared(study), name)
+
+    def make_within(self, text: str, *name: str) -> str:
+        """How much more a held-out loss is than that of the method that set the limit."""
+        budgets = [rivals.methods for rivals in studies.budgets(self._results, text)]
+        asked = _asked([method for methods in budgets for method in methods], name)
+        return next(self._than_first(found, name) for found in budgets if asked in found)
 
     def make_planned(self, study: str, *name: str) -> str:
         """MiB."""
@@ -302,6 +306,11 @@ class Tables:
 
     def _groups(self, specs: Dict[str, Spec]) -> Dict[str, Group]:
         return {name: group_of(self._results, spec) for name, spec in specs.items()}
+
+    def _than_first(self, specs: Dict[str, Spec], name: Sequence[str]) -> str:
+        groups = self._groups(specs)
+        first = next(iter(groups.values()))
+        return more(groups[_asked(groups, name)].than(first))
 
     def _planned(self, study: str, name: Sequence[str]) -> int:
         specs = self._compared(study)
