@@ -20,6 +20,8 @@ import multiprocessing
 import signal
 import sys
 import time
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Dict, List, Tuple
 
@@ -37,6 +39,7 @@ from timing import timed_before, timing
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
 SCRATCH = HERE.parent.parent / "build" / "claims"
+ENDS = (signal.SIGINT, signal.SIGTERM)
 
 
 def read_arguments() -> argparse.Namespace:
@@ -94,6 +97,21 @@ def _alone(*arguments: Any) -> None:
     run(*arguments)
 
 
+def _start(process: BaseProcess) -> None:
+    # An exception within fork is ignored by Python: what asks to end waits until that is over.
+    asked: List[int] = []
+    handlers = {
+        number: signal.signal(number, lambda number, _: asked.append(number)) for number in ENDS
+    }
+    try:
+        process.start()
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    if asked:
+        raise KeyboardInterrupt
+
+
 def run_apart(spec: Spec, sources: Sources, arguments: argparse.Namespace) -> None:
     """In a process of its own, whose memory is the run's alone."""
     text = sources.text(spec.text, spec.tokens)
@@ -102,12 +120,13 @@ def run_apart(spec: Spec, sources: Sources, arguments: argparse.Namespace) -> No
     process = multiprocessing.get_context("fork").Process(
         target=_alone, args=(spec, text, model, path, arguments.scratch)
     )
-    process.start()
     try:
+        _start(process)
         process.join()
     except BaseException:
-        process.terminate()
-        process.join()
+        while process.pid is not None and not wait([process.sentinel], 0):
+            process.terminate()  # again after a second, for one that has just begun may miss it
+            wait([process.sentinel], 1)
         raise
     if process.exitcode:
         raise ValueError(f"{spec.name}: ended with {process.exitcode}")

@@ -384,12 +384,16 @@ class Command(unittest.TestCase):
         with liblisa.Context() as context:
             liblisa.Model.create(context, config, seed=1).save(self.home / "model")
 
-    def start(self, *options, kill_at=-1):
+    def start(self, *options, kill_at=-1, end_in=""):
         arguments = ["quality", self.home / "model", "--gsm8k", self.home / "gsm8k"]
         arguments += ["--results", self.home / "results", "--scratch", self.home / "scratch"]
         process = subprocess.Popen(
             [sys.executable, __file__, *map(str, arguments), *options],
-            env={**os.environ, "CLAIMS_KILL_AT": str(kill_at)},
+            env={
+                **os.environ,
+                "CLAIMS_KILL_AT": str(kill_at),
+                "CLAIMS_END_IN": end_in,
+            },
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -425,6 +429,12 @@ class Command(unittest.TestCase):
         with mock.patch("sys.stderr"):
             running.run(spec, text, self.home / "model", whole.path(spec), self.home / "other")
         self.assertEqual(comparable(Results(self.home / "results"), spec), comparable(whole, spec))
+
+    def test_asked_to_end_while_a_run_begins_or_ends_no_other_is_begun(self):
+        for where in ("fork", "waitpid"):
+            status, _, err = self.finish(end_in=where)
+            self.assertEqual(status, 130, err)
+            self.assertIn(self.results(), ([], ["gsm8k_none"]))  # which is over at once
 
     def test_what_is_missing_is_listed_and_nothing_is_run(self):
         status, out, _ = self.finish("--list")
@@ -791,8 +801,17 @@ class Committed(unittest.TestCase):
 
 
 def claims_with_words():
-    """claims.py; all of it is killed at a step of a run, where one is named."""
+    """claims.py; all of it is killed at a step of a run, or asked to end at a bad moment."""
     step, kill_at = Training.step, int(os.environ["CLAIMS_KILL_AT"])
+    waitpid, end_in = os.waitpid, os.environ["CLAIMS_END_IN"]
+    if end_in == "fork":
+        os.register_at_fork(before=lambda: os.kill(os.getpid(), signal.SIGTERM))
+
+    def reaped(*arguments):
+        found = waitpid(*arguments)
+        if end_in == "waitpid" and found[0]:
+            raise KeyboardInterrupt  # the child is gone, and nobody knows yet
+        return found
 
     def killed(training, number, row):
         if number == kill_at:
@@ -800,7 +819,7 @@ def claims_with_words():
         return step(training, number, row)
 
     with mock.patch.object(Formatter, "open", lambda _: formatter()):
-        with mock.patch.object(Training, "step", killed):
+        with mock.patch.object(Training, "step", killed), mock.patch.object(os, "waitpid", reaped):
             runpy.run_path(str(CLAIMS / "claims.py"), run_name="__main__")
 
 
