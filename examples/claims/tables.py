@@ -235,10 +235,20 @@ class Tables:
         rows = []
         for name, steps in found.items():
             parts = [f"{steps.mean(phase):.3f}" for phase in PHASES]
-            ratio = steps.seconds / found["LISA"].seconds
-            rows.append([name, *parts, f"{steps.seconds:.3f}", steps.middle, f"{ratio:.2f}"])
-        head = ["seconds", "swap", *PHASES[1:], "step", "middle half of the steps", "of LISA's"]
+            ratio = self.make_pace(*said(name).split())
+            rows.append([name, *parts, f"{steps.seconds:.3f}", steps.middle, ratio])
+        head = ["seconds", *PHASES, "step", "middle half of the steps", "of LISA's"]
         return markdown(head, rows)
+
+    def make_seconds(self, *name: str) -> str:
+        """Of a step."""
+        found = phases(self._results)
+        return f"{found[_asked(found, name)].seconds:.2f}"
+
+    def make_pace(self, *name: str) -> str:
+        """A step's seconds, of LISA's."""
+        found = phases(self._results)
+        return f"{found[_asked(found, name)].seconds / found['LISA'].seconds:.2f}"
 
     def make_norms(self) -> str:
         """Mean weight norms over the measurements of a run, by kinds of groups."""

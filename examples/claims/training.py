@@ -27,7 +27,7 @@ LAST_RATE = 0.1  # of the highest, at the end of the cosine
 class Phases(NamedTuple):
     """Seconds of a step."""
 
-    mask: float
+    swap: float
     forward: float
     backward: float
     update: float

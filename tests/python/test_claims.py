@@ -763,6 +763,40 @@ class Committed(unittest.TestCase):
         neither = against(studies.always(results))["neither"]
         self.assertLess(neither.value - neither.half, 0, "brought nothing")
 
+    def test_what_the_page_says_of_equal_memory(self):
+        results = Results(CLAIMS / "results")
+        for text in studies.TEXTS:
+            budgets = studies.budgets(results, text)
+            for budget in budgets:
+                for spec in budget.methods.values():
+                    self.assertLessEqual(studies.footprint(results.need(spec)), budget.bytes)
+            (lisa, *others), (lora, frozen) = (
+                [summaries.group_of(results, spec) for spec in budget.methods.values()]
+                for budget in budgets
+            )
+            for more in (other.than(lisa) for other in others):
+                if text == "gsm8k":
+                    self.assertLess(more.value + more.half, 0, "the worse one too")
+                else:
+                    self.assertLess(abs(more.value), more.half, "nothing is shown")
+            for ours, theirs in zip(frozen.losses, lora.losses):
+                self.assertGreater(ours, theirs, "worse with every seed")
+            more = frozen.than(lora)
+            self.assertEqual(more.value > more.half, text == "gsm8k", "differs from LoRA")
+            _, usual, worst = sorted(frozen.losses)
+            self.assertEqual(worst > 1.5 * usual, text == "instructions", "fell apart")
+            free = results.need(studies.at_best_rate(results, studies.frozen_embedding(text)))
+            self.assertEqual(frozen.runs[0].end["test"], free.end["test"], "to the same bits")
+
+    def test_what_the_page_says_of_time(self):
+        found = summaries.phases(Results(CLAIMS / "results"))
+        of_lisa = {name: steps.seconds / found["LISA"].seconds for name, steps in found.items()}
+        self.assertAlmostEqual(of_lisa["LoRA r 16"], 1.0, delta=0.03, msg="as long as")
+        self.assertLess(of_lisa["full AdamW"], 1.5, "half as long again at the most")
+        for phase in ("forward", "backward"):
+            frozen = found["LISA, embedding frozen"].mean(phase) / found["LISA"].mean(phase)
+            self.assertEqual(frozen < 0.9, phase == "backward", "backward ends")
+
     def test_what_the_page_says_of_norms(self):
         for shape, runs in summaries.norm_results(Results(CLAIMS / "results")).items():
             change = {name: summaries.changes(run) for name, run in runs.items()}
