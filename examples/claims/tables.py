@@ -128,6 +128,14 @@ class Tables:
         asked = _asked([method for methods in budgets for method in methods], name)
         return next(self._than_first(found, name) for found in budgets if asked in found)
 
+    def make_frozen(self, text: str) -> str:
+        """How much more LISA's loss is where it leaves embedding and tied head alone."""
+        (lisa, *_), (*_, frozen) = (
+            list(self._groups(rivals.methods).values())
+            for rivals in studies.budgets(self._results, text)
+        )
+        return more(frozen.than(lisa))
+
     def make_planned(self, study: str, *name: str) -> str:
         """MiB."""
         return mib(self._planned(study, name))
@@ -165,6 +173,11 @@ class Tables:
             rows.append([f"γ = {active}", *losses, mib(studies.footprint(runs[0]))])
         names = [f"K = {interval}" for interval in studies.INTERVALS[:-1]]
         return markdown(["", *names, "never", "MiB"], rows)
+
+    def make_cell(self, active: str, interval: str) -> str:
+        """One loss of them."""
+        spec = studies.table(self._best_lisa())[int(active), int(interval)]
+        return plain(loss_of(self._results.need(spec).end["test"]))
 
     def make_draws(self) -> str:
         """Spread over draws of layers, and over seeds of everything."""

@@ -431,10 +431,10 @@ class Command(unittest.TestCase):
         self.assertEqual(comparable(Results(self.home / "results"), spec), comparable(whole, spec))
 
     def test_asked_to_end_while_a_run_begins_or_ends_no_other_is_begun(self):
-        for where in ("fork", "waitpid"):
+        for n_runs, where in enumerate(("fork", "waitpid"), 1):
             status, _, err = self.finish(end_in=where)
             self.assertEqual(status, 130, err)
-            self.assertIn(self.results(), ([], ["gsm8k_none"]))  # which is over at once
+            self.assertLessEqual(len(self.results()), n_runs)  # some are over at once
 
     def test_what_is_missing_is_listed_and_nothing_is_run(self):
         status, out, _ = self.finish("--list")
@@ -627,7 +627,7 @@ class Pages(unittest.TestCase):
         ):
             self.assertIn(row, page)
         self.assertIn("(3 answers of 12 tokens)", page)
-        self.assertIn("16 MiB against 21 of LoRA r 16,\n  0.76 times as much", page)
+        self.assertIn("16 MiB against\n  21, 0.76 times as much", page)
         self.assertIn("LoRA r 16 differs by +0.0000 ± 0.0000", page)
 
     def test_times_of_other_methods_are_none(self):
@@ -778,11 +778,15 @@ class Committed(unittest.TestCase):
                 if text == "gsm8k":
                     self.assertLess(more.value + more.half, 0, "the worse one too")
                 else:
-                    self.assertLess(abs(more.value), more.half, "nothing is shown")
+                    self.assertLess(abs(more.value), more.half, "no interval excludes zero")
+            for ours, theirs in zip(others[0].losses, lisa.losses):
+                self.assertEqual(ours > theirs, text == "instructions", "worse with every seed")
             for ours, theirs in zip(frozen.losses, lora.losses):
                 self.assertGreater(ours, theirs, "worse with every seed")
             more = frozen.than(lora)
             self.assertEqual(more.value > more.half, text == "gsm8k", "differs from LoRA")
+            for ours, theirs in zip(frozen.losses, lisa.losses):
+                self.assertEqual(ours > theirs, text == "instructions", "embedding and head")
             _, usual, worst = sorted(frozen.losses)
             self.assertEqual(worst > 1.5 * usual, text == "instructions", "fell apart")
             free = results.need(studies.at_best_rate(results, studies.frozen_embedding(text)))
@@ -792,7 +796,7 @@ class Committed(unittest.TestCase):
         found = summaries.phases(Results(CLAIMS / "results"))
         of_lisa = {name: steps.seconds / found["LISA"].seconds for name, steps in found.items()}
         self.assertAlmostEqual(of_lisa["LoRA r 16"], 1.0, delta=0.03, msg="as long as")
-        self.assertLess(of_lisa["full AdamW"], 1.5, "half as long again at the most")
+        self.assertLess(of_lisa["full AdamW"], 1.5, "at most 1.5")
         for phase in ("forward", "backward"):
             frozen = found["LISA, embedding frozen"].mean(phase) / found["LISA"].mean(phase)
             self.assertEqual(frozen < 0.9, phase == "backward", "backward ends")
